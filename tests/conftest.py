@@ -1,0 +1,51 @@
+"""What the tests share: the place of the real data and weights, and small models that are built once."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+# Building a graph makes the first example of a property slow; the machines of CI are noisy.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+def shared_path(*parts):
+    """A path below ../shared; skips the test where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(('../shared', *parts))}, which is not on this machine")
+    return path
+
+
+@pytest.fixture
+def vgg16_weights():
+    return shared_path("weights", "vgg16_imagenet_notop.weights.h5")
+
+
+@pytest.fixture
+def mobilenetv2_weights():
+    return shared_path("weights", "mobilenetv2_imagenet_notop.weights.h5")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Every test starts with the default policy and a seed, and leaves no graph behind."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.utils.clear_session()
+
+
+@pytest.fixture
+def image():
+    """A batch of two random images whose sides no stride divides."""
+    return np.random.default_rng(0).uniform(0, 255, (2, 45, 70, 3)).astype("float32")

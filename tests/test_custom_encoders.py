@@ -1,0 +1,151 @@
+"""Encoders of the user's own: specs, the registry, and any functional model."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from tiny import TINY, tiny_backbone, tiny_unet
+
+import tl_unet
+
+
+def test_a_registered_encoder_is_known_by_name():
+    spec = tl_unet.register_encoder(
+        dataclasses.replace(TINY, name="test_registered"), overwrite=True
+    )
+    assert tl_unet.get_encoder_spec("test_registered") is spec
+    assert "test_registered" in tl_unet.list_encoders("test_*")
+    assert tiny_unet(encoder="test_registered").name == "unet_test_registered"
+    with pytest.raises(ValueError, match="registered already"):
+        tl_unet.register_encoder(spec)
+
+
+def test_the_forty_backbones_and_the_plain_path_are_registered():
+    builtin = [n for n in tl_unet.list_encoders() if tl_unet.get_encoder_spec(n).family != "custom"]
+    assert len(builtin) == 41
+    assert tl_unet.list_encoders("VGG*") == ["vgg16", "vgg19"]
+
+
+def test_only_specs_are_registered():
+    with pytest.raises(TypeError, match="EncoderSpec"):
+        tl_unet.register_encoder("vgg16")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(taps=[tl_unet.Tap(2, "relu1")]), "at least two taps"),
+        (dict(taps=[tl_unet.Tap(4, "relu2"), tl_unet.Tap(2, "relu1")]), "finest first"),
+        (dict(preprocessing="imagenet"), "`preprocessing` must be"),
+    ],
+)
+def test_a_bad_spec_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(stride=3, layer="a"), "power of two"),
+        (dict(stride=2, layer="a", via="outputs"), "`via` must be"),
+        (dict(stride=2), "needs the name"),
+        (dict(stride=2, layer="a", via="model_output"), "takes no `layer`"),
+    ],
+)
+def test_a_bad_tap_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tl_unet.Tap(**arguments)
+
+
+def test_preprocessing_needs_three_numbers():
+    with pytest.raises(ValueError, match="red, green and blue"):
+        tl_unet.Preprocessing(mean=(1.0,))
+
+
+def test_a_tap_at_a_layer_that_is_not_there_names_the_near_ones():
+    spec = dataclasses.replace(TINY, taps=[tl_unet.Tap(2, "relu1"), tl_unet.Tap(4, "relu22")])
+    with pytest.raises(ValueError, match="no layer 'relu22'; near are .*'relu2'"):
+        tiny_unet(encoder=spec)
+
+
+def test_a_tap_at_the_nth_layer_of_a_class_beyond_the_last_is_an_error():
+    spec = dataclasses.replace(TINY, taps=[tl_unet.Tap(2, "relu1"), tl_unet.Tap(4, "ReLU", nth=9)])
+    with pytest.raises(ValueError, match="has 5 layers of class 'ReLU'"):
+        tiny_unet(encoder=spec)
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg16", "mobilenetv2", "resnet50", "inceptionv3", "convnexttiny"]
+)
+def test_walking_the_graph_of_a_backbone_finds_a_map_at_every_resolution(name):
+    spec = tl_unet.get_encoder_spec(name)
+    backbone = spec.builder(input_shape=(None, None, 3), weights=None)
+    model = tl_unet.build_unet(backbone, freeze=False, preprocessing="rescale")
+    shapes = model.get_layer("encoder").compute_output_spec(keras.KerasTensor((1, 192, 192, 3)))
+    walked = [192 // shape.shape[1] for shape in shapes]
+    assert walked == sorted({*(tap.stride for tap in spec.taps), 32})
+    assert model(np.zeros((1, 50, 70, 3), "float32")).shape == (1, 50, 70, 1)
+
+
+def test_a_model_as_encoder_shares_its_layers_and_keeps_its_weights():
+    backbone = tiny_backbone()
+    before = backbone.get_weights()
+    model = tl_unet.build_unet(backbone, preprocessing=None)
+    for old, new in zip(before, model.get_layer("encoder").get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert model.get_layer("encoder").get_layer("conv3") is backbone.get_layer("conv3")
+
+
+def test_a_model_of_unknown_preprocessing_warns_unless_told():
+    with pytest.warns(UserWarning, match="raw values 0..255"):
+        tl_unet.build_unet(tiny_backbone())
+
+
+def test_a_model_with_fixed_sides_decides_the_input(image):
+    model = tl_unet.build_unet(tiny_backbone((64, 96, 3)), preprocessing="rescale")
+    assert model.input_shape == (None, 64, 96, 3)
+    with pytest.raises(ValueError, match=r"takes images of shape \(64, 96, 3\)"):
+        tl_unet.build_unet(
+            tiny_backbone((64, 96, 3)), input_shape=(32, 32, 3), preprocessing="rescale"
+        )
+
+
+def test_a_model_of_other_channels_needs_the_same_input_shape():
+    backbone = tiny_backbone((None, None, 4))
+    with pytest.raises(ValueError, match="build the encoder|Pass the same shape"):
+        tl_unet.build_unet(backbone, preprocessing=None)
+    model = tl_unet.build_unet(backbone, input_shape=(None, None, 4), preprocessing=None)
+    assert model(np.zeros((1, 32, 32, 4), "float32")).shape == (1, 32, 32, 1)
+
+
+def test_squeeze_and_excitation_and_preprocessing_layers_are_no_feature_maps():
+    x = image = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 255, name="scale")(x)
+    for stage in (1, 2):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name=f"conv{stage}")(x)
+        gate = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+        gate = keras.layers.Conv2D(8, 1, activation="sigmoid")(gate)
+        x = keras.layers.Multiply(name=f"gated{stage}")([x, gate])
+    model = tl_unet.build_unet(keras.Model(image, x), freeze=False, preprocessing=None)
+    encoder = model.get_layer("encoder")
+    shapes = encoder.compute_output_spec(keras.KerasTensor((1, 64, 64, 3)))
+    assert [s.shape[1] for s in shapes] == [32, 16]
+    assert encoder.outputs[-1] is encoder.get_layer("gated2").output
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (keras.Sequential([keras.layers.Conv2D(4, 3)]), "functional, with one input"),
+        (keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), "must take images"),
+        (
+            keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, padding="same")]),
+            "at least two",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_an_encoder_is_an_error(model, message):
+    with pytest.raises(ValueError, match=message):
+        tl_unet.build_unet(model, preprocessing=None)

@@ -1,0 +1,172 @@
+"""Frozen means still; unfreezing takes effect at once, in the stages that it names."""
+
+import keras
+import numpy as np
+import pytest
+from tiny import TINY, tiny_unet
+
+import tl_unet
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*frozen with random weights")
+
+
+def numbers(variables):
+    return [np.asarray(variable) for variable in variables]
+
+
+def changed(before, variables):
+    return [
+        variable.path
+        for old, variable in zip(before, variables, strict=True)
+        if not np.array_equal(old, np.asarray(variable))
+    ]
+
+
+@pytest.fixture
+def data(image):
+    return image, (image[..., :1] > 128).astype("float32")
+
+
+def fit(model, data, **compile_options):
+    if not model.compiled:
+        model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", **compile_options})
+    model.fit(*data, epochs=1, batch_size=1, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [TINY, pytest.param("efficientnetb0", marks=pytest.mark.slow)],
+    ids=["tiny", "efficientnetb0"],
+)
+def test_an_epoch_leaves_every_variable_of_a_frozen_encoder_bit_equal(encoder, data):
+    model = tiny_unet(encoder=encoder, freeze=True)
+    variables = model.get_layer("encoder").variables
+    before, decoder = numbers(variables), numbers(model.trainable_weights)
+    fit(model, data)
+    assert changed(before, variables) == []
+    assert changed(decoder, model.trainable_weights)
+
+
+def test_frozen_dropout_stands_still_in_training_and_an_unfrozen_one_does_not(image):
+    encoder = tiny_unet(freeze=True).get_layer("encoder")
+    first, second = (np.asarray(encoder(image, training=True)[-1]) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    encoder.trainable = True
+    first, second = (np.asarray(encoder(image, training=True)[-1]) for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5, None])
+def test_unfreezing_frees_the_coarsest_stages_and_no_batch_norm(stages):
+    model = tl_unet.unfreeze_encoder(tiny_unet(freeze=True), stages=stages)
+    free = {w.path for w in model.get_layer("encoder").trainable_weights}
+    first = 6 - (stages or 5)
+    assert free == {f"conv{stage}/kernel" for stage in range(first, 6)}
+
+
+def test_batch_norm_trains_when_asked(data):
+    model = tl_unet.unfreeze_encoder(tiny_unet(freeze=True), stages=1, batch_norm=True)
+    norms = [model.get_layer("encoder").get_layer(f"norm{i}") for i in (4, 5)]
+    before = [numbers(norm.variables) for norm in norms]
+    fit(model, data)
+    assert changed(before[0], norms[0].variables) == []
+    assert len(changed(before[1], norms[1].variables)) == 4
+
+
+def test_batch_norm_stays_put_in_an_unfrozen_encoder(data):
+    model = tl_unet.unfreeze_encoder(tiny_unet(freeze=True))
+    encoder = model.get_layer("encoder")
+    norms = [v for i in range(1, 6) for v in encoder.get_layer(f"norm{i}").variables]
+    convolutions = [encoder.get_layer(f"conv{i}").kernel for i in range(1, 6)]
+    before = numbers(norms), numbers(convolutions)
+    fit(model, data)
+    assert changed(before[0], norms) == []
+    assert len(changed(before[1], convolutions)) == 5
+
+
+def test_unfreezing_a_compiled_model_compiles_it_anew_with_the_same_loss_metrics_and_optimizer(
+    data,
+):
+    model = tiny_unet(freeze=True)
+    loss = 0.5 * tl_unet.DiceLoss() + keras.losses.BinaryCrossentropy()
+    optimizer = keras.optimizers.SGD(0.5, momentum=0.8, clipnorm=2.0)
+    fit(model, data, loss=loss, metrics=[tl_unet.IoU(name="iou")], optimizer=optimizer)
+    encoder = model.get_layer("encoder")
+    before = numbers([encoder.get_layer("conv5").kernel])
+    tl_unet.unfreeze_encoder(model, learning_rate=0.125)
+    assert model.optimizer is not optimizer
+    config = model.optimizer.get_config()
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert (config["learning_rate"], config["momentum"], config["clipnorm"]) == (0.125, 0.8, 2.0)
+    assert model.loss is loss
+    fit(model, data)
+    assert "iou" in model.get_metrics_result()
+    assert changed(before, [encoder.get_layer("conv5").kernel])
+
+
+def test_unfreezing_keeps_the_learning_rate_unless_told(data):
+    model = tiny_unet(freeze=True)
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    fit(model, data, optimizer=keras.optimizers.Adam(schedule))
+    tl_unet.unfreeze_encoder(model)
+    kept = model.optimizer.get_config()["learning_rate"]
+    assert kept["config"]["initial_learning_rate"] == 0.1
+
+
+def test_a_new_learning_rate_reaches_the_optimizer_under_loss_scaling(data):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = tiny_unet(freeze=True)
+    fit(model, data)
+    tl_unet.unfreeze_encoder(model, learning_rate=0.25)
+    assert float(model.optimizer.inner_optimizer.learning_rate) == 0.25
+
+
+def test_a_loss_that_is_a_plain_function_survives_recompiling(data):
+    model = tiny_unet(freeze=True)
+    fit(model, data, loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p)))
+    tl_unet.unfreeze_encoder(model)
+    fit(model, data)
+
+
+def test_a_metric_that_cannot_be_rebuilt_is_an_error_and_changes_nothing(data):
+    model = tiny_unet(freeze=True)
+    fit(model, data, metrics=[lambda y, p: keras.ops.mean(p)])
+    with pytest.raises(ValueError, match="register_keras_serializable"):
+        tl_unet.unfreeze_encoder(model)
+    assert model.get_layer("encoder").trainable_weights == []
+
+
+def test_freezing_again_stops_the_encoder(data):
+    model = tiny_unet()
+    fit(model, data)
+    tl_unet.freeze_encoder(model)
+    variables = model.get_layer("encoder").variables
+    before = numbers(variables)
+    fit(model, data)
+    assert changed(before, variables) == []
+
+
+@pytest.mark.parametrize("stages", [0, 6, -1])
+def test_a_number_of_stages_out_of_range_is_an_error(stages):
+    with pytest.raises(ValueError, match="from 1 to 5"):
+        tl_unet.unfreeze_encoder(tiny_unet(), stages=stages)
+
+
+def test_a_learning_rate_for_a_model_that_is_not_compiled_is_an_error():
+    with pytest.raises(ValueError, match="not compiled"):
+        tl_unet.unfreeze_encoder(tiny_unet(), learning_rate=0.1)
+
+
+def test_a_model_of_another_library_is_an_error():
+    with pytest.raises(ValueError, match="no layer named 'encoder'"):
+        tl_unet.freeze_encoder(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+
+
+@pytest.mark.parametrize("name", ["convnexttiny", "resnet50v2"])
+def test_stages_of_real_backbones_are_cut_at_their_taps(name):
+    model = tl_unet.build_unet(name, weights=None)
+    encoder = tl_unet.unfreeze_encoder(model, stages=1).get_layer("encoder")
+    free = {w.path for w in encoder.trainable_weights}
+    assert free
+    finer = keras.Model(encoder.inputs[0], encoder.outputs[-2]).weights
+    assert not free & {w.path for w in finer}

@@ -1,0 +1,46 @@
+"""tl-unet: U-Nets with pre-trained encoders for Keras 3."""
+
+import importlib
+
+from tl_unet.encoders import (
+    EncoderSpec,
+    Preprocessing,
+    Tap,
+    get_encoder_spec,
+    list_encoders,
+    register_encoder,
+)
+from tl_unet.freezing import freeze_encoder, unfreeze_encoder
+from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+from tl_unet.metrics import DiceCoefficient, IoU
+from tl_unet.unet import build_unet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DiceCoefficient",
+    "DiceLoss",
+    "EncoderSpec",
+    "FocalLoss",
+    "IoU",
+    "JaccardLoss",
+    "LovaszLoss",
+    "Preprocessing",
+    "Tap",
+    "TverskyLoss",
+    "build_unet",
+    "data",
+    "freeze_encoder",
+    "get_encoder_spec",
+    "list_encoders",
+    "plotting",
+    "register_encoder",
+    "unfreeze_encoder",
+]
+
+
+def __getattr__(name):
+    # TensorFlow's input pipelines and matplotlib are imported by those who use them, not by everyone.
+    if name in ("data", "plotting"):
+        return importlib.import_module(f"tl_unet.{name}")
+    raise AttributeError(f"module 'tl_unet' has no attribute {name!r}")

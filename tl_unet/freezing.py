@@ -1,0 +1,132 @@
+"""Freezing and unfreezing the encoder of a model that `build_unet` made: the two stages of transfer learning.
+
+First train the decoder on a frozen encoder, then `unfreeze_encoder` and go on with a small learning rate.
+"""
+
+import keras
+
+
+def freeze_encoder(model):
+    """Freezes the encoder: its weights, BatchNorm statistics and dropout stand still.
+
+    A compiled model is compiled anew with the same loss and metrics and a fresh optimizer of the same class and settings,
+    since Keras ignores the change otherwise.
+
+    Args:
+        model: `keras.Model` from `build_unet`, compiled or not. Changed in place.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the model has no layer "encoder", or its compile arguments can't be rebuilt.
+
+    Example:
+
+    >>> import tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv2", freeze=False, weights=None)
+    >>> len(tl_unet.freeze_encoder(model).get_layer("encoder").trainable_weights)
+    0
+    """
+    encoder = _encoder(model)
+    arguments = _compile_arguments(model, None)
+    encoder.trainable = False
+    _compile(model, arguments)
+    return model
+
+
+def unfreeze_encoder(model, stages=None, batch_norm=False, learning_rate=None):
+    """Unfreezes the encoder, or its coarsest stages, for fine-tuning.
+
+    BatchNorm layers stay as they are (their statistics and their scale and offset), as small batches would spoil what ImageNet
+    taught them. A compiled model is compiled anew with the same loss and metrics and a fresh optimizer of the same class and
+    settings, since Keras ignores the change otherwise.
+
+    Args:
+        model: `keras.Model` from `build_unet`, compiled or not. Changed in place.
+        stages: int or `None`, how many of the encoder's coarsest stages to unfreeze; the rest is frozen. A stage is what lies
+            between one tap and the next. Any dropout inside the encoder becomes active. Defaults to `None`: all.
+        batch_norm: bool, whether BatchNorm in the unfrozen stages trains too. Defaults to `False`.
+        learning_rate: float, schedule or `None`, for the new optimizer, such as a tenth of the first stage's. Defaults to
+            `None`: as it was.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if the model has no layer "encoder", `stages` is out of range, `learning_rate` is given for a model that is not
+            compiled, or the compile arguments can't be rebuilt.
+
+    Example:
+
+    >>> import tl_unet
+    >>> model = tl_unet.build_unet("vgg16", weights=None, freeze=False)
+    >>> encoder = tl_unet.unfreeze_encoder(model, stages=1).get_layer("encoder")
+    >>> [layer.name for layer in encoder.layers if layer.trainable and layer.weights]
+    ['block5_conv1', 'block5_conv2', 'block5_conv3']
+    """
+    encoder = _encoder(model)
+    total = len(encoder.outputs)
+    if stages is not None and not 1 <= stages <= total:
+        raise ValueError(
+            f"`stages` must be from 1 to {total}, the stages of this encoder, or None for all; received {stages!r}. "
+            "To freeze it, use freeze_encoder(model)."
+        )
+    arguments = _compile_arguments(model, learning_rate)
+    encoder.trainable = True
+    if stages is not None and stages < total:
+        finest_free = encoder.outputs[total - stages - 1]
+        for layer in keras.Model(encoder.inputs, finest_free).layers:
+            layer.trainable = False
+    if not batch_norm:
+        for layer in _leaves(encoder):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    _compile(model, arguments)
+    return model
+
+
+def _encoder(model):
+    try:
+        return model.get_layer("encoder")
+    except ValueError as error:
+        raise ValueError(
+            f"The model {model.name!r} has no layer named 'encoder': pass one that tl_unet.build_unet made."
+        ) from error
+
+
+def _leaves(layer):
+    """All layers inside a model, nested ones too (ConvNeXt's down-sampling blocks are models)."""
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from _leaves(inner)
+
+
+def _compile_arguments(model, learning_rate):
+    """What `compile` got, with a fresh optimizer; made before anything changes, so that an error leaves the model as it was."""
+    if not model.compiled:
+        if learning_rate is not None:
+            raise ValueError(
+                "`learning_rate` has no effect on a model that is not compiled: leave it out and give it to compile()."
+            )
+        return None
+    config = model.get_compile_config()
+    if learning_rate is not None:
+        optimizer = config["optimizer"]["config"]
+        # Under mixed_float16 Keras wraps the optimizer to scale the loss.
+        optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)
+        optimizer["learning_rate"] = keras.saving.serialize_keras_object(learning_rate)
+    config["loss"] = None  # the object itself is at hand, so it need not be a registered one
+    try:
+        arguments = keras.saving.deserialize_keras_object(config)
+    except Exception as error:
+        raise ValueError(
+            f"The model's compile arguments can't be rebuilt ({error}). Register your metrics and optimizer with "
+            "@keras.saving.register_keras_serializable(), or call this on a model that is not compiled and compile it then."
+        ) from error
+    return {**arguments, "loss": model.loss}
+
+
+def _compile(model, arguments):
+    if arguments is not None:
+        model.compile(**arguments)

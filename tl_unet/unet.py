@@ -1,0 +1,225 @@
+"""`build_unet`: raw image -> preprocessing -> encoder -> decoder -> head, as one functional `keras.Model`."""
+
+import warnings
+
+import keras
+
+from tl_unet.decoders import DECODERS, DEFAULT_FILTERS, NORMALIZATION, UPSAMPLING
+from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolve_encoder
+from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
+from tl_unet.layers import CropLike, PadToMultiple
+
+
+def build_unet(
+    encoder="vgg16",
+    freeze=True,
+    *,
+    weights="imagenet",
+    input_shape=(None, None, 3),
+    classes=1,
+    activation="auto",
+    decoder="unet",
+    decoder_filters=None,
+    upsampling="transpose",
+    normalization=None,
+    dropout=0.0,
+    input_skip=False,
+    preprocessing="encoder",
+    name=None,
+):
+    """Builds a U-Net whose contracting path is a pre-trained backbone.
+
+    The model takes raw RGB images, values 0..255 (float or uint8), of shape `(batch, height, width, channels)`, of any size: where the
+    encoder's stride does not divide a side, the image is padded inside the graph and the mask cropped. It returns float32 masks
+    `(batch, height, width, classes)`. Its encoder is the nested model `model.get_layer("encoder")`.
+
+    Args:
+        encoder: str, one of `list_encoders()`; or an `EncoderSpec`; or any functional `keras.Model`, whose last map of each
+            resolution is tapped and whose layers and weights are shared. `"unet"`, the standard U-Net's path, has no
+            pre-trained weights: give it `weights=None, freeze=False`. Defaults to `"vgg16"`.
+        freeze: bool, whether the encoder's weights, BatchNorm statistics and dropout stand still. See `unfreeze_encoder`.
+            Defaults to `True`.
+        weights: `"imagenet"` (Keras downloads them), a path to a `.weights.h5` or `.h5` file of the backbone without its top, or
+            `None` (random). A `keras.Model` given as encoder keeps its own, unless this is a path. Defaults to `"imagenet"`.
+        input_shape: `(height, width, channels)`, without the batch; `None` sides take any size. With other than three
+            channels, pre-trained first kernels are inflated (one channel is shown to them as three equal ones; `N` channels get the
+            kernels and statistics of red, green and blue in turn, scaled by `3 / N`). Defaults to `(None, None, 3)`.
+        classes: int, channels of the mask: 1 for foreground against background. Defaults to 1.
+        activation: `"auto"` (sigmoid for one class, softmax for more), `"sigmoid"`, `"softmax"`, or `None` for logits.
+            Defaults to `"auto"`.
+        decoder: str, name of the decoder. Defaults to `"unet"`.
+        decoder_filters: sequence of ints, one per up-sampling, coarsest first. Defaults to `None`: the first of 512, 256, 128, 64, 32.
+        upsampling: `"transpose"` (learned, as in the paper), `"nearest"` or `"bilinear"`. Defaults to `"transpose"`.
+        normalization: `None` (as in the paper), `"batch"`, `"group"` or `"layer"`, in the decoder. Defaults to `None`.
+        dropout: float in [0, 1), rate of spatial dropout in each decoder stage. Defaults to 0.
+        input_skip: bool, whether the last decoder stage also sees the input image, scaled to 0..1 (as it comes with
+            `preprocessing=None`). The paper's D-, R- and M-Unet do. Defaults to `False`.
+        preprocessing: `"encoder"` (what the backbone's weights were trained on), `"rescale"` (x / 255 for every encoder: what
+            the original code of the paper did), a `Preprocessing`, or `None` (the caller has done it: the encoder proper gets
+            the values as they are, also where Keras' own backbone has built-in preprocessing). Defaults to `"encoder"`.
+        name: str or `None`, name of the model. Defaults to `None`: decoder and encoder, such as `"unet_vgg16"`.
+
+    Returns:
+        A functional `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: if an argument has no such value, or the weights are those of another backbone.
+        TypeError: if `encoder` is none of the three kinds.
+        FileNotFoundError: if the weights file is not there, or ImageNet weights could not be downloaded.
+
+    Example:
+
+    >>> import numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv2", freeze=False, weights=None)
+    >>> model.predict(np.zeros((1, 100, 75, 3), "uint8"), verbose=0).shape
+    (1, 100, 75, 1)
+
+    Reference:
+        - [Ronneberger et al., U-Net, 2015](https://arxiv.org/abs/1505.04597)
+        - [Cheng and Lam, Transfer Learning U-Net, 2021](https://arxiv.org/abs/2110.04080)
+        - Asai, Shao, Thompson, Wang, Zhao, U-Net Transfer Learning for Image Segmentation with Various Encoders
+    """
+    _check_choices(decoder, upsampling, normalization, classes, dropout, activation, preprocessing)
+    source = resolve_encoder(encoder)
+    image = keras.Input(_checked_shape(input_shape, source), name="image")
+    encoder, strides, minimum, statistics = _build_encoder(source, image.shape[-1], weights)
+    encoder.trainable = not freeze
+    _warn_of_doubtful_use(source, freeze, weights, preprocessing)
+    levels = strides[-1].bit_length()
+    filters = _checked_filters(decoder_filters, levels - 1)
+
+    padded = _padded(image, strides[-1], minimum)
+    x = padded
+    if encoder.input_shape[-1] == 3 and image.shape[-1] == 1:
+        x = keras.layers.Concatenate(name="grey_to_rgb")([x, x, x])
+    if preprocessing is not None:
+        named = {"encoder": statistics, "rescale": PREPROCESSING["rescale"]}
+        x = apply_preprocessing(x, named.get(preprocessing, preprocessing))
+
+    features = dict(zip(strides, encoder(x), strict=True))
+    if input_skip:
+        features[1] = _with_image(features.get(1), padded, rescale=preprocessing is not None)
+    x = DECODERS[decoder](
+        [features.get(2**level) for level in range(levels)],
+        filters,
+        upsampling=upsampling,
+        normalization=normalization,
+        dropout=dropout,
+    )
+
+    # The head is float32 under any policy: 16-bit probabilities near 0 and 1 are too coarse for the losses.
+    x = keras.layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
+    if padded is not image:
+        x = CropLike(dtype="float32", name="crop")([x, image])
+    if activation == "auto":
+        activation = "sigmoid" if classes == 1 else "softmax"
+    mask = keras.layers.Activation(activation, dtype="float32", name="mask")(x)
+    return keras.Model(image, mask, name=name or f"{decoder}_{source.name}")
+
+
+def _build_encoder(source, channels, weights):
+    """The encoder model, its strides, the least side it can process, and its `Preprocessing`."""
+    if isinstance(source, keras.Model):
+        return *encoder_from_model(source, weights), PREPROCESSING["identity"]
+    # One grey channel shown as three equal ones is exactly what summing the kernel over RGB would compute.
+    seen = 3 if channels == 1 and source.imagenet else channels
+    encoder, strides = encoder_from_spec(source, seen, weights)
+    minimum = -(-source.min_size // source.stride) * source.stride
+    return encoder, strides, minimum, source.statistics
+
+
+def _padded(image, multiple, minimum):
+    sides = image.shape[1:3]
+    if all(side and side >= minimum and side % multiple == 0 for side in sides):
+        return image
+    return PadToMultiple(multiple, minimum, dtype="float32", name="pad")(image)
+
+
+def _with_image(feature_map, image, rescale):
+    """The finest skip connection with the image in 0..1 beside it, or the image alone."""
+    if rescale:
+        image = keras.layers.Rescaling(1 / 255, dtype="float32", name="input_skip")(image)
+    if feature_map is None:
+        return image
+    return keras.layers.Concatenate(name="input_skip_concatenate")([feature_map, image])
+
+
+def _check_choices(decoder, upsampling, normalization, classes, dropout, activation, preprocessing):
+    choices = {
+        "decoder": (decoder, tuple(DECODERS)),
+        "upsampling": (upsampling, UPSAMPLING),
+        "normalization": (normalization, (None, *NORMALIZATION)),
+        "activation": (activation, ("auto", "sigmoid", "softmax", None)),
+    }
+    if not isinstance(preprocessing, Preprocessing):
+        choices["preprocessing"] = (preprocessing, ("encoder", "rescale", None))
+    for argument, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"`{argument}` must be one of {allowed}; received {value!r}.")
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
+    if activation == "softmax" and classes == 1:
+        raise ValueError(
+            "softmax over one class is always 1: use activation='sigmoid' or classes=2."
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be at least 0 and below 1; received {dropout!r}.")
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "tl_unet works with images (batch, height, width, channels): call "
+            "keras.config.set_image_data_format('channels_last') first."
+        )
+
+
+def _checked_shape(input_shape, source):
+    """The input's shape; unknown sides are those of a model given as encoder, where it has fixed ones."""
+    shape = tuple(input_shape)
+    positive = (isinstance(side, int) and side > 0 for side in shape if side is not None)
+    if len(shape) != 3 or shape[2] is None or not all(positive):
+        raise ValueError(
+            "`input_shape` must be (height, width, channels), without the batch, with positive ints; height and width may "
+            f"be None (any size); received {input_shape!r}."
+        )
+    if not isinstance(source, keras.Model):
+        return shape
+    wanted = tuple(source.input_shape[1:])
+    shape = tuple(side or known for side, known in zip(shape, wanted, strict=True))
+    pairs = list(zip(shape, wanted, strict=True))
+    grey = shape[2] == 1 and wanted[2] == 3
+    if any(known not in (None, side) for side, known in pairs[:2] + ([] if grey else pairs[2:])):
+        raise ValueError(
+            f"The encoder {source.name!r} takes images of shape {wanted}, but input_shape={input_shape!r}. Pass the same "
+            "shape, or build the encoder with sides of None."
+        )
+    return shape
+
+
+def _checked_filters(decoder_filters, stages):
+    if decoder_filters is None and stages > len(DEFAULT_FILTERS):
+        raise ValueError(
+            f"This encoder needs {stages} up-samplings; there are defaults for {len(DEFAULT_FILTERS)}: "
+            f"pass `decoder_filters` with {stages} ints."
+        )
+    filters = DEFAULT_FILTERS[:stages] if decoder_filters is None else tuple(decoder_filters)
+    if len(filters) != stages or not all(isinstance(f, int) and f > 0 for f in filters):
+        raise ValueError(
+            f"`decoder_filters` needs {stages} positive ints for this encoder, one per up-sampling, coarsest first; "
+            f"received {decoder_filters!r}."
+        )
+    return filters
+
+
+def _warn_of_doubtful_use(source, freeze, weights, preprocessing):
+    is_model = isinstance(source, keras.Model)
+    if freeze and weights is None and not is_model:
+        warnings.warn(
+            f"The encoder {source.name!r} is frozen with random weights (freeze=True, weights=None): it will never learn. "
+            "Pass freeze=False, or pre-trained weights.",
+            stacklevel=3,
+        )
+    if is_model and preprocessing == "encoder":
+        warnings.warn(
+            f"What preprocessing the model {source.name!r} expects is unknown: it gets raw values 0..255. If that is right, say "
+            "preprocessing=None; else pass a tl_unet.Preprocessing, or an EncoderSpec as encoder.",
+            stacklevel=3,
+        )
