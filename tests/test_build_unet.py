@@ -8,7 +8,6 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
-
 from tiny import tiny_unet
 
 import tl_unet

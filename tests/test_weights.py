@@ -112,7 +112,7 @@ def test_imagenet_weights_come_through_keras_for_any_size(name, tmp_path, monkey
     keras.utils.set_random_seed(2)
     encoder, _ = encoder_from_spec(spec, 3, "imagenet")
     assert encoder.input_shape == (None, None, None, 3)
-    expected = [weight for weight in local.get_weights()][:3]
+    expected = local.get_weights()[:3]
     for ours, theirs in zip(encoder.get_weights(), expected, strict=False):
         np.testing.assert_array_equal(ours, theirs)
 
