@@ -1,0 +1,191 @@
+"""Augmentation: image and mask move together, masks keep their values, runs repeat."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tl_unet.data import augmentation
+
+OFF = {
+    "flip": False,
+    "rotation": 0,
+    "scale": 0,
+    "brightness": 0,
+    "contrast": 0,
+    "saturation": 0,
+    "hue": 0,
+}
+GEOMETRY = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+
+
+def scene(height=32, width=32, count=4):
+    """Colourful images, and a mask of a rectangle off the centre."""
+    images = np.random.default_rng(0).uniform(20, 235, (count, height, width, 3))
+    masks = np.zeros((count, height, width, 1), "float32")
+    masks[:, height // 6 : height // 2, width // 3 : width - width // 8] = 1
+    return images.astype("float32"), masks
+
+
+def run(images, masks, **options):
+    return [part.numpy() for part in augmentation(**options)(images, tf.constant(masks))]
+
+
+@settings(max_examples=20)
+@given(
+    flip=st.sampled_from([False, True, "vertical", "horizontal_and_vertical"]),
+    rotation=st.floats(0, 180),
+    scale=st.floats(0, 0.6),
+    height=st.integers(24, 70),
+    width=st.integers(24, 70),
+    seed=st.integers(0, 2**30),
+)
+def test_an_image_that_is_its_mask_stays_its_mask(flip, rotation, scale, height, width, seed):
+    _, masks = scene(height, width)
+    images = np.repeat(masks * 255, 3, -1)
+    options = {"flip": flip, "rotation": rotation, "scale": scale, "seed": seed, **GEOMETRY}
+    moved, mask = run(images, masks, **options)
+    assert set(np.unique(mask)) <= {0, 1}
+    inside = moved[..., :1] > 127.5
+    # They may part only on the edge, where the image is interpolated.
+    wrong = inside != (mask == 1)
+    assert (np.abs(moved[..., :1] - 127.5)[wrong] < 127).all()
+    assert wrong.mean() < 0.06
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=7), st.integers(0, 2**30))
+def test_masks_keep_their_values_and_dtype(values, seed):
+    masks = np.random.default_rng(seed).choice(np.array(values, "int32"), (2, 24, 24, 1))
+    images, _ = scene(24, 24, 2)
+    moved, mask = run(images, masks, seed=seed, rotation=180, scale=0.5)
+    assert mask.dtype == np.int32
+    assert mask.shape == masks.shape
+    assert moved.shape == images.shape
+    assert set(np.unique(mask)) <= set(values)
+    assert moved.min() >= -1e-3
+    assert moved.max() <= 255.001
+
+
+def test_class_numbers_survive_a_mixed_precision_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")  # 8 bits: 201 would become 200
+    images, _ = scene(count=2)
+    masks = np.full((2, 32, 32, 1), 201, "int32")
+    moved, mask = run(images, masks)
+    assert moved.dtype == np.float32
+    assert (mask == 201).all()
+
+
+def test_what_comes_in_from_outside_is_mirrored_not_invented():
+    images, masks = scene()
+    moved, mask = run(images * 0 + 90, masks * 0 + 1, rotation=180, scale=0.8, **GEOMETRY)
+    assert (mask == 1).all()
+    np.testing.assert_allclose(moved, 90, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "moves_mask"),
+    [
+        ("flip", True, True),
+        ("flip", "vertical", True),
+        ("rotation", 40, True),
+        ("scale", 0.4, True),
+        ("brightness", 0.3, False),
+        ("contrast", 0.5, False),
+        ("saturation", 0.5, False),
+        ("hue", 0.2, False),
+    ],
+)
+def test_each_option_changes_the_image_and_geometry_the_mask(option, value, moves_mask):
+    images, masks = scene(count=8)
+    moved, mask = run(images, masks, **{**OFF, option: value})
+    assert np.abs(moved - images).max() > 5
+    assert (mask != masks).any() == moves_mask
+
+
+def test_with_everything_off_nothing_changes():
+    images, masks = scene()
+    moved, mask = run(images, masks, **OFF)
+    np.testing.assert_array_equal(moved, images)
+    np.testing.assert_array_equal(mask, masks)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "measure"),
+    [
+        ("brightness", 0.2, lambda image: image.mean()),
+        ("contrast", 0.4, lambda image: image.std()),
+        ("saturation", 0.4, lambda image: (image.max(-1) - image.min(-1)).mean()),
+    ],
+)
+def test_colour_changes_go_both_ways(option, value, measure):
+    images, masks = scene(16, 16, count=64)
+    images = 80 + images / 4  # far from the ends of the range
+    moved, _ = run(images, masks, **{**OFF, option: value})
+    ratio = np.array([measure(b) / measure(a) for a, b in zip(images, moved, strict=True)])
+    assert 0.3 < (ratio > 1).mean() < 0.7
+    assert abs(ratio - 1).max() < 0.6
+
+
+def test_each_image_of_a_batch_gets_a_change_of_its_own():
+    images, masks = scene(count=1)
+    moved, _ = run(np.repeat(images, 6, 0), np.repeat(masks, 6, 0), rotation=30)
+    apart = np.abs(moved[:, None] - moved[None]).max((2, 3, 4))
+    assert (apart[~np.eye(6, dtype=bool)] > 1).all()
+
+
+def test_it_repeats_with_the_seed_and_only_with_it():
+    images, masks = scene()
+    one, two, other = (run(images, masks, seed=seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - other).max() > 5
+
+
+def test_images_without_three_channels_need_colour_turned_off():
+    images, masks = scene()
+    with pytest.raises(ValueError, match="1 channels"):
+        augmentation()(images[..., :1], tf.constant(masks))
+    moved, _ = run(images[..., :1], masks, saturation=0, hue=0)
+    assert moved.shape == (4, 32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flip": "sideways"},
+        {"rotation": 181},
+        {"rotation": -1},
+        {"scale": 1.0},
+        {"scale": -0.1},
+        {"brightness": 1.5},
+        {"hue": 0.6},
+    ],
+)
+def test_arguments_out_of_range_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        augmentation(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_pipelines_run_and_repeat_on_the_other_backends(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    code = """
+import numpy as np
+from tl_unet.data import shapes
+def epoch():
+    data = shapes(4, size=32, batch_size=2, shuffle=True, augment=True).dataset
+    return [image.numpy() for image, _ in data]
+assert all((a == b).all() for a, b in zip(epoch(), epoch(), strict=True))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]

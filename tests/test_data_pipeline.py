@@ -1,0 +1,294 @@
+"""Decoding, caching, order and batching, as every data source has them."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tl_unet.data import Subset, augmentation, shapes
+from tl_unet.data.labels import LabelTable
+from tl_unet.data.pipeline import build_subset, decode_image, decode_mask, load_pair
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def numbered(count=7, calls=None, **options):
+    """A subset whose picture i is i everywhere; `calls` collects what is loaded."""
+
+    def load(index):
+        if calls is not None:
+            calls.append(int(index))
+        return np.full((4, 6, 3), index, np.uint8), np.full((4, 6, 1), index % 2, np.uint8)
+
+    defaults = {
+        "size": (4, 6),
+        "channels": 3,
+        "classes": 1,
+        "batch_size": 3,
+        "seed": 0,
+        "shuffle": False,
+        "augment": False,
+    }
+    return build_subset([f"n{i}" for i in range(count)], load, **{**defaults, **options})
+
+
+def order(dataset):
+    return [int(value) for image, _ in dataset for value in image.numpy()[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("cache", ["memory", "files", "none"])
+def test_order_is_that_of_names_and_the_last_batch_is_kept(cache, tmp_path):
+    kind = {"memory": True, "files": tmp_path, "none": False}[cache]
+    subset = numbered(cache=kind)
+    assert isinstance(subset, Subset)
+    assert [f"n{i}" for i in order(subset.dataset)] == subset.names
+    assert [len(image) for image, _ in subset.dataset] == [3, 3, 1]
+    assert subset.dataset.cardinality() == 3
+    assert subset.dataset.element_spec[0].shape.as_list() == [None, 4, 6, 3]
+
+
+def test_memory_cache_loads_each_picture_once():
+    calls = []
+    subset = numbered(calls=calls)
+    order(subset.dataset), order(subset.dataset)
+    assert sorted(calls) == list(range(7))
+
+
+def test_without_cache_pictures_are_checked_once_and_loaded_in_each_epoch():
+    calls = []
+    subset = numbered(calls=calls, cache=False)
+    assert len(calls) == 7
+    order(subset.dataset), order(subset.dataset)
+    assert len(calls) == 21
+    calls.clear()
+    numbered(calls=calls, cache=False, verify=False)
+    assert not calls
+
+
+def test_file_cache_is_used_again_and_only_for_the_same_data(tmp_path):
+    calls = []
+    numbered(calls=calls, cache=tmp_path)
+    assert order(numbered(calls=calls, cache=tmp_path).dataset) == list(range(7))
+    assert len(calls) == 7
+    numbered(calls=calls, cache=tmp_path, identity="something else")
+    assert len(calls) == 14
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npy"}
+
+
+def test_failed_loading_leaves_no_cache_files(tmp_path):
+    def load(index):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="2 problems in the data set:\n  a: broken\n  b: broken"):
+        build_subset(
+            ["a", "b"],
+            load,
+            size=(4, 4),
+            channels=3,
+            classes=1,
+            batch_size=1,
+            seed=0,
+            shuffle=False,
+            augment=False,
+            cache=tmp_path,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 1000))
+def test_shuffling_is_a_new_permutation_each_epoch_and_repeats_with_the_seed(count, size, seed):
+    first, again = (numbered(count, batch_size=size, seed=seed, shuffle=True) for _ in range(2))
+    epochs = [order(first.dataset) for _ in range(3)]
+    assert epochs == [order(again.dataset) for _ in range(3)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 20:
+        assert epochs[0] != epochs[1]
+
+
+def test_masks_are_float_for_one_class_and_indices_for_more():
+    assert next(iter(numbered().dataset))[1].dtype == tf.float32
+    assert next(iter(numbered(classes=2).dataset))[1].dtype == tf.int32
+
+
+def test_augment_changes_images_and_takes_a_callable():
+    plain = next(iter(shapes(4, size=32).dataset))[0].numpy()
+    changed = next(iter(shapes(4, size=32, augment=True).dataset))[0].numpy()
+    grey = next(iter(shapes(4, size=32, channels=1, augment=True).dataset))[0]
+    own = next(iter(shapes(4, size=32, augment=lambda image, mask: (image * 0, mask)).dataset))[0]
+    assert np.abs(plain - changed).max() > 10
+    assert grey.shape == (4, 32, 32, 1)
+    assert not own.numpy().any()
+    with pytest.raises(TypeError, match="augment"):
+        shapes(4, size=32, augment="strong")
+
+
+def test_augmented_epochs_repeat_with_the_seed():
+    runs = []
+    for _ in range(2):
+        dataset = shapes(
+            6, size=32, batch_size=2, shuffle=True, augment=augmentation(seed=3)
+        ).dataset
+        runs.append([[part.numpy() for part in batch] for _ in range(2) for batch in dataset])
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    assert np.abs(runs[0][0][0] - runs[0][3][0]).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "PNG"),
+        ("RGB", "GIF"),
+        ("RGB", "BMP"),
+        ("RGB", "TIFF"),
+        ("RGB", "WEBP"),
+        ("RGBA", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("CMYK", "JPEG"),
+        ("CMYK", "TIFF"),
+        ("1", "PNG"),
+    ],
+)
+def test_every_format_and_colour_mode_becomes_rgb(mode, kind):
+    # White, black: the two colours that survive every mode.
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, 8:] = 255
+    data = encoded(Image.fromarray(pixels).convert(mode), kind)
+    image = np.asarray(decode_image(data))
+    assert image.shape == (16, 16, 3)
+    assert np.abs(image.astype(int) - pixels).max() <= 4
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    pixels = np.array([[0, 257 * 100, 65535]], np.uint16)
+    image = np.asarray(decode_image(encoded(Image.fromarray(pixels)), channels=1))
+    np.testing.assert_array_equal(image, [[0, 100, 255]])
+
+
+def test_exif_orientation_is_respected_unless_the_stored_pixels_count():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    data = encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)
+    assert decode_image(data).size == (10, 20)
+    assert decode_image(data, orient=False).size == (20, 10)
+
+
+def test_masks_keep_their_numbers():
+    indices = np.array([[0, 1, 5]], np.uint8)
+    palette = Image.fromarray(indices)
+    palette.putpalette([9, 9, 9, 255, 0, 0] + [40] * 200)
+    assert palette.mode == "P"
+    np.testing.assert_array_equal(decode_mask(encoded(palette)), indices)
+    deep = np.array([[0, 1000, 65535]], np.uint16)
+    np.testing.assert_array_equal(decode_mask(encoded(Image.fromarray(deep), "TIFF")), deep)
+    grey = Image.fromarray(np.repeat(indices[..., None], 3, -1))
+    np.testing.assert_array_equal(decode_mask(encoded(grey)), indices)
+    np.testing.assert_array_equal(decode_mask(encoded(Image.new("1", (2, 1), 1))), [[1, 1]])
+    with pytest.raises(ValueError, match="colour picture"):
+        decode_mask(encoded(Image.new("RGB", (2, 2), (255, 0, 0))))
+    with pytest.raises(ValueError, match="fractions"):
+        decode_mask(encoded(Image.new("F", (2, 2)), "TIFF"))
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 50), st.integers(1, 50))
+def test_resizing_a_mask_invents_no_value_and_follows_the_image(height, width, new_h, new_w):
+    rng = np.random.default_rng(0)
+    mask = rng.choice(np.array([0, 3, 200], np.uint8), (height, width))
+    image = np.repeat((mask == 3)[..., None] * np.uint8(255), 3, -1)
+    table = LabelTable({0: 0, 3: 1, 200: 255})
+    pixels, classes = load_pair(
+        encoded(Image.fromarray(image)), encoded(Image.fromarray(mask)), (new_h, new_w), table
+    )
+    assert pixels.shape == (new_h, new_w, 3)
+    assert set(np.unique(classes)) <= {0, 1, 255}
+    if (new_h, new_w) == (height, width):
+        np.testing.assert_array_equal(pixels[..., :1] == 255, classes == 1)
+
+
+@pytest.mark.parametrize("part", [np.s_[:, 3:], np.s_[:, :5], np.s_[2:], np.s_[:7]])
+def test_enlarged_image_and_mask_keep_their_edges_together(part):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[part] = 1
+    image = np.repeat(mask[..., None] * np.uint8(255), 3, -1)
+    pixels, classes = load_pair(
+        encoded(Image.fromarray(image)), encoded(Image.fromarray(mask)), (32, 32), LabelTable()
+    )
+    assert ((pixels[..., :1] > 127) == (classes == 1)).all()
+
+
+# Label tables
+
+values = st.integers(0, 65535)
+
+
+@given(st.dictionaries(values, st.integers(0, 254), min_size=1, max_size=8))
+def test_a_label_table_maps_every_listed_value_and_nothing_else(labels):
+    table = LabelTable(labels)
+    mask = np.array([list(labels)])
+    np.testing.assert_array_equal(table(mask), [list(labels.values())])
+    stray = next(value for value in range(65536) if value not in labels)
+    with pytest.raises(ValueError, match=f"unexpected mask value {stray};"):
+        table(np.append(mask, [[stray]], 1))
+    top = max(labels.values())
+    assert table.classes == (1 if top <= 1 else top + 1)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=6, unique=True))
+def test_colours_map_by_their_position(colours):
+    table = LabelTable(colours)
+    mask = Image.fromarray(np.array([colours], np.uint8))
+    got = table(decode_mask(encoded(mask), colours=table.colours))
+    np.testing.assert_array_equal(got, [range(len(colours))])
+
+
+def test_plain_masks_are_zero_one_or_zero_255_but_not_both():
+    table = LabelTable()
+    np.testing.assert_array_equal(table(np.array([[0, 1]])), [[0, 1]])
+    np.testing.assert_array_equal(table(np.array([[0, 255]])), [[0, 1]])
+    with pytest.raises(ValueError, match="1 and 255"):
+        table(np.array([[0, 1, 255]]))
+    with pytest.raises(ValueError, match=r"128; expected 0, 1, 255\. Give `labels`"):
+        table(np.array([[0, 128]]))
+    with pytest.raises(ValueError, match="JPEG"):
+        table(np.arange(40)[None])
+
+
+def test_plain_masks_of_several_classes_are_indices_with_255_ignored():
+    np.testing.assert_array_equal(LabelTable(classes=4)(np.array([[0, 3, 255]])), [[0, 3, 255]])
+    with pytest.raises(ValueError, match="unexpected mask value 4"):
+        LabelTable(classes=4)(np.array([[4]]))
+
+
+def test_none_stands_for_every_other_value():
+    np.testing.assert_array_equal(LabelTable({7: 1, None: 0})(np.array([[7, 8, 900]])), [[1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "words"),
+    [
+        ({0: 0, 1: 300}, None, "classes 0..254"),
+        ([], None, "classes 0..254"),
+        ({0: 0, 1: 5}, 3, "only 0..2"),
+        ({0: 0, 1: 2}, 1, "only 0 and 1"),
+        ({0: 0, (1, 2, 3): 1}, None, "keys of `labels`"),
+        ({-1: 0}, None, "keys of `labels`"),
+        ({(1, 2): 0}, None, "keys of `labels`"),
+        ({0.5: 0}, None, "keys of `labels`"),
+        (None, 0, "classes"),
+    ],
+)
+def test_contradictory_labels_are_refused(labels, classes, words):
+    with pytest.raises(ValueError, match=words):
+        LabelTable(labels, classes)

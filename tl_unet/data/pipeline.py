@@ -1,0 +1,395 @@
+"""What the data sources share: decoding, resizing, caching and batching.
+
+A source only says which names it has and how to load the pair number `i`; `build_subset` turns that
+into a `Subset`. Everything is decoded by Pillow, so a picture has the same pixels whichever source
+it comes from. Nothing here knows a file layout.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tl_unet.data.augment import augmentation
+from tl_unet.data.labels import LabelTable
+
+_REPORTED = 100  # problems spelt out in one error; beyond that only their number is given
+
+
+class Subset(NamedTuple):
+    """One part of a data set, such as its training images.
+
+    Attributes:
+        dataset: `tf.data.Dataset` of `(image, mask)` batches. Images are float32
+            `(batch, height, width, channels)` in 0..255; masks have shape
+            `(batch, height, width, 1)` and are float32 (0, 1) for one class, int32 class indices
+            for more; 255 marks pixels to ignore.
+        names: List of str, the names of the images in the order of the unshuffled dataset.
+
+    Example:
+
+    >>> from tl_unet.data import shapes
+    >>> subset = shapes(4, size=32, batch_size=2)
+    >>> subset.dataset.cardinality().numpy(), subset.names[0]
+    (np.int64(2), 'shapes-0-00000')
+    """
+
+    dataset: tf.data.Dataset
+    names: list[str]
+
+
+def _pillow():
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError(
+            "Reading images needs Pillow, which is not installed. Install it with `pip install pillow`."
+        ) from error
+    return Image, ImageOps
+
+
+def _open(source: Any, orient: bool):
+    """Opens and decodes a file (a path, or its bytes), turned upright if `orient`."""
+    image_module, image_ops = _pillow()
+    image = image_module.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    image.load()  # also closes the file
+    if image.format == "GIF":
+        image = image.convert("RGB")  # its palette is the writer's, the indices mean nothing
+    return image_ops.exif_transpose(image) if orient else image
+
+
+def decode_image(source: str | os.PathLike | bytes, channels: int = 3, orient: bool = True):
+    """Decodes a picture of any format and colour mode that Pillow reads.
+
+    Args:
+        source: Path of the file, or its bytes.
+        channels: int, 1 (grey), 3 (RGB) or 4 (RGBA). Defaults to `3`.
+        orient: bool, whether to turn the picture as its EXIF orientation says. Defaults to `True`.
+
+    Returns:
+        A Pillow image in mode L, RGB or RGBA.
+
+    Raises:
+        OSError: If the file is damaged or of an unknown format.
+        ValueError: If its pixels have no 8- or 16-bit range to scale from.
+    """
+    image_module, _ = _pillow()
+    image = _open(source, orient)
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow would clip 16-bit grey at 255 instead of scaling it.
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(
+                f"its pixels (mode {image.mode!r}, {pixels.min()} to {pixels.max()}) are not 8- or "
+                "16-bit; save it as an 8-bit PNG"
+            )
+        image = image_module.fromarray((pixels.astype(np.int64) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the way that Pillow does not warn about
+    return image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+
+
+def decode_mask(source: str | os.PathLike | bytes, colours: bool = False, orient: bool = True):
+    """Decodes a mask to its stored values: palette indices, grey values or colours.
+
+    Args:
+        source: Path of the file, or its bytes.
+        colours: bool, whether classes are RGB colours, not numbers. Defaults to `False`.
+        orient: bool, whether to turn the mask as its EXIF orientation says. Defaults to `True`.
+
+    Returns:
+        NumPy array of integers, shape `(height, width)`; a colour (r, g, b) is the number
+        `r * 65536 + g * 256 + b`.
+
+    Raises:
+        OSError: If the file is damaged or of an unknown format.
+        ValueError: If it is coloured and `colours` is false, or holds fractions.
+    """
+    mask = _open(source, orient)
+    if colours:
+        red, green, blue = np.moveaxis(np.asarray(mask.convert("RGB")).astype(np.int32), -1, 0)
+        return red * 65536 + green * 256 + blue
+    values = np.asarray(mask)
+    if values.ndim == 3:
+        colour = values[..., : 1 if mask.mode in ("LA", "PA") else 3]  # without transparency
+        if (colour != colour[..., :1]).any():
+            raise ValueError(
+                f"it is a colour picture (mode {mask.mode!r}), not one value a pixel; give `labels` "
+                "with a class for each (red, green, blue)"
+            )
+        values = colour[..., 0]
+    if values.dtype.kind == "f":
+        raise ValueError("it holds fractions; save the mask as an integer PNG or TIFF")
+    return values.astype(np.int32)
+
+
+def load_pair(
+    image: str | os.PathLike | bytes,
+    mask: str | os.PathLike | bytes,
+    size: tuple[int, int],
+    labels: LabelTable,
+    channels: int = 3,
+    as_stored: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes one picture and its mask and resizes both.
+
+    The picture is resized with antialiased bilinear interpolation, the mask by nearest neighbour.
+
+    Args:
+        image: Path or bytes of the picture.
+        mask: Path or bytes of the mask.
+        size: `(height, width)` to resize to; the aspect ratio is not kept.
+        labels: `LabelTable` for the values of the mask.
+        channels: int, 1, 3 or 4. Defaults to `3`.
+        as_stored: bool, for published data whose masks lie on the stored pixels: leave EXIF
+            orientations alone and do not compare sizes. Defaults to `False`.
+
+    Returns:
+        uint8 arrays of shapes `(height, width, channels)` and `(height, width, 1)`.
+
+    Raises:
+        ValueError: If one cannot be read, their sizes differ or a value is unknown.
+    """
+    image_module, _ = _pillow()
+    try:
+        picture = decode_image(image, channels, orient=not as_stored)
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        raise ValueError(f"the image cannot be read: {error}") from error
+    try:
+        values = decode_mask(mask, labels.colours, orient=not as_stored)
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        raise ValueError(f"the mask cannot be read: {error}") from error
+    if picture.size != values.shape[::-1] and not as_stored:
+        raise ValueError(
+            f"the image is {picture.size[1]} x {picture.size[0]} (height x width), its mask "
+            f"{values.shape[0]} x {values.shape[1]}; they must be equal"
+        )
+    pixels = np.asarray(picture.resize(size[::-1], image_module.Resampling.BILINEAR))
+    # Mapped before resizing, so that a stray value is found even where resizing would skip it.
+    classes = image_module.fromarray(labels(values))
+    classes = np.asarray(classes.resize(size[::-1], image_module.Resampling.NEAREST))
+    return pixels.reshape(*size, channels), classes[..., None]
+
+
+def check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns `size` as `(height, width)`; raises ValueError unless it is one or two positive ints."""
+    sides = (size, size) if isinstance(size, int | np.integer) else tuple(size)
+    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+        raise ValueError(f"`size` must be a positive int or (height, width). Received: size={size}")
+    return int(sides[0]), int(sides[1])
+
+
+def raise_problems(problems: Iterable[str], where: str):
+    """Raises one ValueError that lists every problem, unless there is none."""
+    problems = list(problems)
+    if problems:
+        more = len(problems) - _REPORTED
+        raise ValueError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {where}:\n  "
+            + "\n  ".join(problems[:_REPORTED])
+            + (f"\n  ... and {more} more" if more > 0 else "")
+        )
+
+
+def _load_all(count, load, store, where, problems=()):
+    """Loads every pair in threads (Pillow works outside the GIL) and lists all failures at once."""
+
+    def attempt(index):
+        try:
+            store(index, load(index))
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = filter(None, threads.map(attempt, range(count)))
+        raise_problems([*problems, *found], where)
+
+
+def _discard(index, pair):
+    """Stores nothing: the pairs are only to be checked."""
+
+
+def _decoded_arrays(count, load, shape, folder, key, where):
+    """Returns all images and masks as uint8 arrays, in memory or mapped from files in `folder`."""
+    shapes = [(count, *shape), (count, *shape[:2], 1)]
+    if folder is None:
+        arrays = [np.empty(s, np.uint8) for s in shapes]
+    else:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{key}-{kind}.npy" for kind in ("images", "masks")]
+        if all(file.exists() for file in files):
+            return [np.load(file, mmap_mode="r") for file in files]
+        drafts = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in files]
+        arrays = [
+            np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=s)
+            for draft, s in zip(drafts, shapes, strict=True)
+        ]
+
+    def store(index, pair):
+        for array, value in zip(arrays, pair, strict=True):
+            array[index] = value
+
+    try:
+        _load_all(count, load, store, where)
+    except BaseException:
+        if folder is not None:
+            for draft in drafts:
+                draft.unlink()
+        raise
+    if folder is not None:
+        for array, draft, file in zip(arrays, drafts, files, strict=True):
+            array.flush()
+            os.replace(draft, file)
+    return arrays
+
+
+def build_subset(
+    names: list[str],
+    load: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    *,
+    size: tuple[int, int],
+    channels: int,
+    classes: int,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    augment: bool | Callable,
+    cache: bool | str | os.PathLike = True,
+    verify: bool = True,
+    problems: Sequence[str] = (),
+    identity: str = "",
+    where: str = "the data set",
+) -> Subset:
+    """Turns names and a loader into a batched, cached, prefetched `Subset`.
+
+    Decoded images are kept as uint8 (a quarter of float32) and cast a batch at a time. Shuffling
+    moves indices, not images, so it is a full shuffle at no cost in memory.
+
+    Args:
+        names: List of str, one for each pair.
+        load: Callable from an index to uint8 arrays `(height, width, channels)` and
+            `(height, width, 1)`; raises ValueError for a pair that it cannot load.
+        size: `(height, width)`.
+        channels: int, channels of the images.
+        classes: int; 1 gives float32 masks, more int32.
+        batch_size: int, images in a batch; the last one may be smaller.
+        seed: int, of the order and of the augmentation.
+        shuffle: bool, whether to draw a new order in each epoch.
+        augment: `True` for `augmentation(seed=seed)`, or a callable on `(images, masks)` batches.
+        cache: `True` keeps the decoded pairs in memory, a path in files in that directory, `False`
+            decodes in each epoch. Defaults to `True`.
+        verify: bool, with `cache=False`: whether to load each pair once beforehand.
+            Defaults to `True`.
+        problems: What the source has found wrong already; reported with what loading finds.
+            Defaults to `()`.
+        identity: str that differs whenever `load` gives something else; names the cache files.
+            Defaults to `""`.
+        where: str, the source as errors call it. Defaults to `"the data set"`.
+
+    Returns:
+        A `Subset`.
+
+    Raises:
+        ValueError: If there is no name, an argument is out of range or pairs cannot be loaded.
+    """
+    if not names and not problems:
+        raise ValueError(f"There is no image in {where}.")
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive int. Received: {batch_size!r}")
+
+    def load_named(index):
+        try:
+            return load(index)
+        except ValueError as error:
+            raise ValueError(f"{names[index]}: {error}") from error
+
+    if problems or (verify and cache is False):
+        _load_all(len(names) if verify else 0, load_named, _discard, where, problems)
+    shape = (*size, channels)
+    if cache is False:
+
+        def fetch(indices):
+            pairs = [load_named(index) for index in indices]
+            return tuple(np.stack(part) for part in zip(*pairs, strict=True))
+    else:
+        key = hashlib.sha256(repr((names, shape, identity)).encode()).hexdigest()[:24]
+        folder = None if cache is True else cache
+        images, masks = _decoded_arrays(len(names), load_named, shape, folder, key, where)
+
+        def fetch(indices):
+            return images[indices], masks[indices]
+
+    def batch(indices):
+        image, mask = tf.numpy_function(fetch, [indices], (tf.uint8, tf.uint8))
+        image = tf.ensure_shape(tf.cast(image, tf.float32), (None, *shape))
+        mask = tf.cast(mask, tf.float32 if classes == 1 else tf.int32)
+        return image, tf.ensure_shape(mask, (None, *size, 1))
+
+    dataset = tf.data.Dataset.range(len(names))
+    if shuffle:
+        dataset = dataset.shuffle(len(names), seed=seed, reshuffle_each_iteration=True)
+    dataset = dataset.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    if augment:
+        if augment is True:
+            # Hue and saturation are properties of RGB.
+            colour = {} if channels == 3 else {"saturation": 0.0, "hue": 0.0}
+            augment = augmentation(seed=seed, **colour)
+        elif not callable(augment):
+            raise TypeError(f"`augment` must be a bool or a callable. Received: {augment!r}")
+        # One call after another: in parallel, which batch draws which random number is chance.
+        dataset = dataset.map(augment)
+    return Subset(dataset.prefetch(tf.data.AUTOTUNE), list(names))
+
+
+def build_pairs(
+    names: list[str],
+    pairs: list[tuple[Any, Any]],
+    labels: LabelTable,
+    *,
+    size: tuple[int, int],
+    channels: int = 3,
+    as_stored: bool = False,
+    **options,
+) -> Subset:
+    """Turns names and encoded pairs into a `Subset`.
+
+    Args:
+        names: List of str.
+        pairs: List of `(image, mask)`, each a path or the bytes of a file.
+        labels: `LabelTable` for the masks.
+        size: `(height, width)` to resize to.
+        channels: int, 1, 3 or 4. Defaults to `3`.
+        as_stored: bool, as for `load_pair`. Defaults to `False`.
+        **options: Further arguments of `build_subset`.
+
+    Returns:
+        A `Subset`.
+
+    Raises:
+        ValueError: As `build_subset` does.
+    """
+
+    def stamp(file):
+        if isinstance(file, bytes):
+            return hashlib.sha256(file).hexdigest()
+        status = os.stat(file)
+        return str(file), status.st_size, status.st_mtime_ns
+
+    on_disk = not isinstance(options.get("cache", True), bool)
+    identity = [(stamp(image), stamp(mask)) for image, mask in pairs] if on_disk else []
+    return build_subset(
+        names,
+        lambda index: load_pair(*pairs[index], size, labels, channels, as_stored),
+        size=size,
+        channels=channels,
+        classes=labels.classes,
+        identity=repr((identity, sorted(labels.values.items()), labels.other, as_stored)),
+        **options,
+    )
