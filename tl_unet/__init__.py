@@ -11,6 +11,7 @@ from tl_unet.encoders import (
     register_encoder,
 )
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
+from tl_unet.loss_base import LossSum
 from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from tl_unet.metrics import DiceCoefficient, IoU
 from tl_unet.unet import build_unet
@@ -24,6 +25,7 @@ __all__ = [
     "FocalLoss",
     "IoU",
     "JaccardLoss",
+    "LossSum",
     "LovaszLoss",
     "Preprocessing",
     "Tap",

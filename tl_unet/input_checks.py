@@ -1,0 +1,338 @@
+"""Checks of what a loss or a metric is given: masks, predictions, weights and constructor arguments.
+
+Shapes are checked always. Values are checked where they can be seen: on eager tensors and NumPy arrays,
+but not inside a compiled `fit`, where a tensor has no values yet. Every error says what was wrong,
+what was expected and what to do.
+"""
+
+import math
+import numbers
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+# 16-bit softmax outputs do not add up to exactly 1, nor stay exactly inside [0, 1].
+_PROBABILITY_TOLERANCE = 0.02
+
+
+def values_of(tensor):
+    """Returns a tensor's values as a NumPy array, or `None` where there are none to see.
+
+    Args:
+        tensor: Tensor of any shape and type, eager or traced.
+
+    Returns:
+        A NumPy array, or `None` for a symbolic, traced or meta tensor.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # NumPy's, about a symbolic tensor, before TensorFlow's error.
+            return ops.convert_to_numpy(tensor)
+    except Exception:  # Each backend's tracers raise an error type of their own.
+        return None
+
+
+def check_shapes(y_true, y_pred):
+    """Checks that a mask belongs to a prediction, and tells how the mask is written.
+
+    Args:
+        y_true: Mask tensor of shape `(batch, height, width)` or `(batch, height, width, 1 or classes)`.
+        y_pred: Prediction tensor of shape `(batch, height, width, classes)`.
+
+    Returns:
+        `"binary"` (one class, 0 and 1), `"index"` (class numbers) or `"channels"` (one channel a class).
+
+    Raises:
+        ValueError: If a rank is wrong or two sizes that are known differ.
+    """
+    pred_shape, true_shape = tuple(y_pred.shape), tuple(y_true.shape)
+    if len(pred_shape) != 4 or pred_shape[-1] is None:
+        raise ValueError(
+            "A prediction must have the shape (batch, height, width, classes), with a known number of "
+            f"classes, but has the shape {pred_shape}. For a single image add the batch axis: "
+            "`y_pred[None]`; for a prediction without a channel axis add that: `y_pred[..., None]`."
+        )
+    classes = pred_shape[-1]
+    if len(true_shape) not in (3, 4):
+        raise ValueError(
+            "A mask must have the shape (batch, height, width), (batch, height, width, 1) or "
+            f"(batch, height, width, {classes}), but has the shape {true_shape}. "
+            "For a single mask add the batch axis: `y_true[None]`."
+        )
+    for axis, label in enumerate(("batch size", "height", "width")):
+        true_size, pred_size = true_shape[axis], pred_shape[axis]
+        if true_size is not None and pred_size is not None and true_size != pred_size:
+            raise ValueError(
+                f"The mask's shape {true_shape} does not fit the prediction's shape {pred_shape}: the "
+                f"{label} is {true_size} in the one and {pred_size} in the other. Resize the mask "
+                "(nearest neighbour) to the prediction, and check the order (y_true, y_pred)."
+            )
+    channels = true_shape[3] if len(true_shape) == 4 else 1
+    if channels not in (1, classes):
+        raise ValueError(
+            f"The mask's shape {true_shape} does not fit the prediction's shape {pred_shape}: its last "
+            f"axis must be 1 (class numbers) or {classes} (one channel for each output channel). "
+            f"Build the model with classes={channels}, or write the mask with one channel."
+        )
+    if classes == 1:
+        return "binary"
+    return "index" if channels == 1 else "channels"
+
+
+def check_ignore_index_fits(ignore_index, kind):
+    """Checks that ignoring a value does not ignore one of the two values of a 0/1 mask.
+
+    Args:
+        ignore_index: Integer or `None`.
+        kind: What `check_shapes` returned.
+
+    Raises:
+        ValueError: If `ignore_index` is 0 or 1 and the mask is not one of class numbers.
+    """
+    if ignore_index in (0, 1) and kind != "index":
+        raise ValueError(
+            f"ignore_index={ignore_index} would ignore every {ignore_index} of a mask of zeros and ones. "
+            "Give the pixels to leave out a value of their own, such as 255."
+        )
+
+
+def check_mask_values(y_true, valid, kind, classes, multi_label):
+    """Checks, where values can be seen, that a mask holds only the values that its kind allows.
+
+    Args:
+        y_true: Float mask tensor of rank 4.
+        valid: Boolean tensor that broadcasts against `y_true`: `False` where the mask is ignored.
+        kind: What `check_shapes` returned.
+        classes: Integer, the number of output channels.
+        multi_label: Boolean, whether classes may overlap.
+
+    Raises:
+        ValueError: If the mask holds other values.
+    """
+    if kind == "index":
+        allowed = (y_true == ops.floor(y_true)) & (y_true >= 0) & (y_true < classes)
+        expected = (
+            f"the class numbers 0 to {classes - 1}, one for each of the {classes} output channels"
+        )
+        remedy = "Map the labels to these numbers, or build the model with more classes"
+    else:
+        allowed = (y_true == 0) | (y_true == 1)
+        expected = "only 0 and 1"
+        remedy = (
+            "Convert the mask, for instance `mask > 127` for one of 0..255, and resize masks with nearest "
+            "neighbour; masks of class numbers need a model with one output channel a class"
+        )
+    good = values_of(ops.all(allowed | ops.logical_not(valid)))
+    if good is not None and not good:
+        found = np.unique(values_of(y_true))
+        listed = ", ".join(f"{value:g}" for value in found[:6]) + (
+            ", ..." if found.size > 6 else ""
+        )
+        raise ValueError(
+            f"The mask holds the values {listed} (largest {found[-1]:g}), but it must hold {expected}. "
+            f"{remedy}. Where a value marks pixels to leave out, name it: ignore_index=255."
+        )
+    if kind == "channels" and not multi_label:
+        one_hot = ops.all((ops.sum(y_true, axis=-1, keepdims=True) == 1) | ops.logical_not(valid))
+        good = values_of(one_hot)
+        if good is not None and not good:
+            raise ValueError(
+                f"The mask has {classes} channels, but some pixels belong to no class or to several. For "
+                "classes that overlap (sigmoid outputs) pass multi_label=True; otherwise write each pixel "
+                "one-hot, or as a class number with ignore_index for pixels without a class."
+            )
+
+
+def check_probabilities(y_pred, multi_label):
+    """Checks, where values can be seen, that predictions given as probabilities are probabilities.
+
+    Args:
+        y_pred: Float prediction tensor of shape `(batch, height, width, classes)`.
+        multi_label: Boolean, whether classes may overlap.
+
+    Raises:
+        ValueError: If values lie outside 0..1, or those of exclusive classes do not add up to 1.
+    """
+    extremes = values_of(ops.stack([ops.min(y_pred), ops.max(y_pred)]))
+    if extremes is None:
+        return
+    low, high = extremes
+    if low < -_PROBABILITY_TOLERANCE or high > 1 + _PROBABILITY_TOLERANCE:
+        raise ValueError(
+            f"The predictions lie between {low:.4g} and {high:.4g}, but probabilities lie between 0 and 1. "
+            "If the model ends without an activation, pass from_logits=True; else end it with a sigmoid "
+            'or a softmax (`activation="auto"` in build_unet).'
+        )
+    if y_pred.shape[-1] > 1 and not multi_label:
+        error = values_of(ops.max(ops.absolute(ops.sum(y_pred, axis=-1) - 1)))
+        if error is not None and error > _PROBABILITY_TOLERANCE:
+            raise ValueError(
+                f"The {y_pred.shape[-1]} predictions of a pixel do not add up to 1 (off by {error:.3g}). "
+                "For sigmoid outputs, whose classes may overlap, pass multi_label=True; for exclusive "
+                "classes end the model with a softmax."
+            )
+
+
+def split_sample_weight(sample_weight, y_pred):
+    """Tells weights of images from weights of pixels by their rank.
+
+    Args:
+        sample_weight: `None`, or a tensor of shape `(batch,)` or `(batch, 1)` (one weight an image), or
+            `(batch, height, width)` or `(batch, height, width, 1)` (one weight a pixel).
+        y_pred: Prediction tensor of shape `(batch, height, width, classes)`.
+
+    Returns:
+        A pair `(image_weight, pixel_weight)`: float32 of shape `(batch,)` or `None`, and float32 of shape
+        `(batch, height, width, 1)` or `None`. At least one is `None`.
+
+    Raises:
+        ValueError: If the weights have any other shape.
+    """
+    if sample_weight is None:
+        return None, None
+    weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+    shape, pixels = tuple(weight.shape), tuple(y_pred.shape)[:3]
+    expected = (pixels[:1], (*pixels[:1], 1), pixels, (*pixels, 1))
+    fits = any(
+        len(shape) == len(wanted)
+        and all(
+            size == goal or None in (size, goal) for size, goal in zip(shape, wanted, strict=True)
+        )
+        for wanted in expected
+    )
+    if not fits:
+        raise ValueError(
+            f"sample_weight has the shape {shape}, which fits neither the images nor the pixels of a "
+            f"prediction of shape {tuple(y_pred.shape)}. Give one weight an image, shape {expected[0]}, or "
+            f"one a pixel, shape {expected[2]}; weights of classes are the argument class_weights."
+        )
+    if len(shape) <= 2:
+        return ops.reshape(weight, (-1,)), None
+    return None, weight if len(shape) == 4 else ops.expand_dims(weight, -1)
+
+
+def check_number(name, value, low=0.0, high=math.inf):
+    """Returns a constructor argument as a float, checked.
+
+    Args:
+        name: String, the argument's name, for the error.
+        value: The value given.
+        low: Float, the least value allowed. Defaults to `0.0`.
+        high: Float, the largest value allowed. Defaults to `math.inf`.
+
+    Returns:
+        `value` as a float.
+
+    Raises:
+        ValueError: If the value is not a finite number in the range.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        limits = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be a finite number {limits}, but is {value!r}.")
+    return float(value)
+
+
+def check_choice(name, value, choices):
+    """Returns a constructor argument that must be one of a few words.
+
+    Args:
+        name: String, the argument's name, for the error.
+        value: The value given.
+        choices: Tuple of the strings allowed.
+
+    Returns:
+        `value`, unchanged.
+
+    Raises:
+        ValueError: If the value is none of them.
+    """
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, but is {value!r}."
+        )
+    return value
+
+
+def check_ignore_index(value):
+    """Returns `ignore_index` as an integer or `None`, checked.
+
+    Args:
+        value: The value given.
+
+    Returns:
+        An integer or `None`.
+
+    Raises:
+        ValueError: If the value is neither.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(
+            f"ignore_index must be an integer (such as 255) or None, but is {value!r}."
+        )
+    return int(value)
+
+
+def check_class_weights(value):
+    """Returns `class_weights` as a list of floats or `None`, checked.
+
+    Args:
+        value: `None`, or a sequence of at least two non-negative numbers, not all of them 0.
+
+    Returns:
+        A list of floats or `None`.
+
+    Raises:
+        ValueError: If the value is neither.
+    """
+    if value is None:
+        return None
+    if isinstance(value, dict | str) or not hasattr(value, "__len__"):
+        raise ValueError(
+            f"class_weights must be a sequence of numbers, one for each class, but is {value!r}."
+        )
+    weights = [
+        check_number("each of class_weights", weight) for weight in np.asarray(value).tolist()
+    ]
+    if len(weights) < 2 or not any(weights):
+        raise ValueError(
+            "class_weights must hold at least two numbers, one for each class, not all of them 0 (for a "
+            f"single output channel: background and foreground), but is {weights}."
+        )
+    return weights
+
+
+def check_class_count(name, count, classes):
+    """Checks that a list that goes by classes has as many entries as there are classes.
+
+    Args:
+        name: String, the argument's name, for the error.
+        count: Integer, the length of the list.
+        classes: Integer, the number of output channels (2 for one channel with a background).
+
+    Raises:
+        ValueError: If the two differ.
+    """
+    if count != classes:
+        raise ValueError(
+            f"{name} has {count} entries, but there are {classes} classes (a model with one output channel "
+            "has two: background and foreground). Give one entry for each."
+        )
+
+
+def registered(cls):
+    """Registers a class with Keras, so that saved models load without `custom_objects`.
+
+    Args:
+        cls: Class to register under the package "tl_unet".
+
+    Returns:
+        The class itself.
+    """
+    return keras.saving.register_keras_serializable(package="tl_unet")(cls)
