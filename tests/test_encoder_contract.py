@@ -1,5 +1,8 @@
 """What every registered encoder promises; and what the preprocessing of every family is."""
 
+import pathlib
+
+import encoder_table
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ import pytest
 import tl_unet
 from tl_unet.encoders.build import encoder_from_spec
 from tl_unet.encoders.preprocessing import apply_preprocessing
+
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 
 
 def _first_maps_locate_a_square(encoder, strides, size=192):
@@ -40,7 +45,7 @@ LARGE = {
     [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in tl_unet.list_encoders()],
 )
 def test_encoder_contract(name):
-    """Built twice; maps aligned at each stride; masks of the image's size, for any size; frozen means no trainable weight."""
+    """Built twice; maps aligned at each stride; masks of the image's size, for any size; frozen means no trainable weight; its row in the docs is true."""
     spec = tl_unet.get_encoder_spec(name)
     first, strides = encoder_from_spec(spec, 3, None)
     channels = [output.shape[-1] for output in first.outputs]
@@ -48,6 +53,9 @@ def test_encoder_contract(name):
     assert first.input_shape == (None, None, None, 3)
     for distance in _first_maps_locate_a_square(first, strides):
         assert distance < 1.5
+
+    if spec.family != "custom":
+        assert encoder_table.row(spec, first) in (DOCS / "encoders.md").read_text().splitlines()
 
     with pytest.warns(UserWarning, match="frozen with random weights"):
         model = tl_unet.build_unet(name, weights=None)
@@ -122,4 +130,8 @@ def test_every_family_has_its_preprocessing_checked():
     families = {tl_unet.get_encoder_spec(name).family for name in tl_unet.list_encoders()}
     checked = {tl_unet.get_encoder_spec(name).family for name in AUTHORITIES}
     # EfficientNet has no authority without its ImageNet file: see test_weights.py. The plain U-Net has none at all.
-    assert families - checked - {"custom"} == {"EfficientNet", "unet"}
+    assert families - checked - {"custom"} == {"EfficientNet", "U-Net"}
+
+
+def test_the_readmes_table_of_encoders_is_up_to_date():
+    assert encoder_table.short_table() in (DOCS.parent / "README.md").read_text()

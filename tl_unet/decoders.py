@@ -4,13 +4,15 @@ A decoder sees maps only, never an encoder's name: `features[i]` has stride `2**
 stride. It takes one number of filters per up-sampling, coarsest stage first.
 """
 
+import functools
 import math
 
 import keras
 
 UPSAMPLING = ("transpose", "nearest", "bilinear")
 NORMALIZATION = {
-    "batch": keras.layers.BatchNormalization,
+    # Keras' momentum of 0.99 needs several hundred steps before the statistics are of use; small data sets have few.
+    "batch": functools.partial(keras.layers.BatchNormalization, momentum=0.9),
     "group": keras.layers.GroupNormalization,
     "layer": keras.layers.LayerNormalization,
 }

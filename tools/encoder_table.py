@@ -10,7 +10,10 @@ import re
 import tl_unet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-START, END = "<!-- encoder table: python tools/encoder_table.py -->", "<!-- end of encoder table -->"
+START, END = (
+    "<!-- encoder table: python tools/encoder_table.py -->",
+    "<!-- end of encoder table -->",
+)
 
 
 def families():

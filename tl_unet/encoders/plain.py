@@ -38,6 +38,6 @@ register_encoder(
         taps=[Tap(2**i, f"stage{i + 1}_conv2") for i in range(len(FILTERS))],
         preprocessing="rescale",
         min_size=2 ** (len(FILTERS) - 1),
-        family="unet",
+        family="U-Net",
     )
 )
