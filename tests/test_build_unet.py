@@ -55,7 +55,7 @@ def test_parameter_counts_are_the_papers(model):
 def test_mask_has_the_size_of_any_image(upsampling, data):
     model = _one_model_per_upsampling(upsampling)
     height, width = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
-    mask = np.asarray(model(np.full((2, height, width, 3), 200.0, "float32")))
+    mask = keras.ops.convert_to_numpy(model(np.full((2, height, width, 3), 200.0, "float32")))
     assert mask.shape == (2, height, width, 1)
     assert np.isfinite(mask).all()
 
@@ -81,7 +81,9 @@ def test_known_sides_give_the_same_masks_as_unknown_ones(sides):
     free, fixed = tiny_unet(), tiny_unet(input_shape=(*sides, 3))
     fixed.set_weights(free.get_weights())
     assert fixed.output_shape == (None, *sides, 1)
-    np.testing.assert_allclose(np.asarray(fixed(image)), np.asarray(free(image)), atol=1e-5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(fixed(image)), keras.ops.convert_to_numpy(free(image)), atol=1e-5
+    )
 
 
 def test_padding_and_cropping_do_not_touch_an_image_that_needs_none():
@@ -106,7 +108,7 @@ def test_uint8_and_float_images_give_the_same_mask(image):
     ],
 )
 def test_classes_and_activation(classes, activation, check, image):
-    mask = np.asarray(tiny_unet(classes=classes, activation=activation)(image))
+    mask = keras.ops.convert_to_numpy(tiny_unet(classes=classes, activation=activation)(image))
     assert mask.shape[-1] == classes
     assert check(mask)
 
@@ -115,7 +117,11 @@ def test_logits_are_the_probabilities_before_the_activation(image):
     model, logits = tiny_unet(), tiny_unet(activation=None)
     logits.set_weights(model.get_weights())
     probabilities = keras.ops.sigmoid(logits(image))
-    np.testing.assert_allclose(np.asarray(probabilities), np.asarray(model(image)), atol=1e-6)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(probabilities),
+        keras.ops.convert_to_numpy(model(image)),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -140,12 +146,15 @@ def test_normalization_follows_every_decoder_convolution(normalization, layer, i
     model = tiny_unet(normalization=normalization, decoder_filters=(16, 12, 8, 8, 3))
     assert sum(isinstance(inner, layer) for inner in model.layers) == 10
     assert not model.get_layer("decoder_stage1_conv1").use_bias
-    assert np.isfinite(np.asarray(model(image))).all()
+    assert np.isfinite(keras.ops.convert_to_numpy(model(image))).all()
 
 
 def test_dropout_is_random_in_training_only(image):
     model = tiny_unet(dropout=0.5)
-    masks = [np.asarray(model(image, training=training)) for training in (True, True, False, False)]
+    masks = [
+        keras.ops.convert_to_numpy(model(image, training=training))
+        for training in (True, True, False, False)
+    ]
     assert not np.allclose(masks[0], masks[1])
     np.testing.assert_array_equal(masks[2], masks[3])
 
@@ -166,7 +175,7 @@ def test_input_skip_shows_the_image_to_the_last_stage(encoder, channels):
     image = keras.Model(model.input, model.get_layer("input_skip").output)(
         np.full((1, 64, 64, 3), 255.0)
     )
-    np.testing.assert_allclose(np.asarray(image), 1.0, atol=1e-6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(image), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_preprocessing_decides_what_the_encoder_sees_of_black(preprocessing, exp
     before = [layer for layer in model.layers if layer.name == "preprocessing"]
     tensor = before[0].output if before else model.input
     seen = keras.Model(model.input, tensor)(np.zeros((1, 32, 32, 3), "float32"))
-    np.testing.assert_allclose(np.asarray(seen), expected, atol=1e-6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(seen), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +253,11 @@ def test_saved_model_gives_the_same_masks(encoder, tmp_path, image):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert len(loaded.get_layer("encoder").outputs) == stages
-    np.testing.assert_allclose(np.asarray(loaded(image)), np.asarray(model(image)), atol=1e-6)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loaded(image)),
+        keras.ops.convert_to_numpy(model(image)),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*frozen with random weights")

@@ -23,7 +23,9 @@ def _first_maps_locate_a_square(encoder, strides, size=192):
     fine = keras.Model(encoder.inputs[0], encoder.outputs[:2])
     distances = []
     for stride, with_square, without in zip(strides, fine(marked), fine(blank), strict=False):
-        response = np.abs(np.asarray(with_square) - np.asarray(without))[0].sum(-1)
+        response = np.abs(
+            keras.ops.convert_to_numpy(with_square) - keras.ops.convert_to_numpy(without)
+        )[0].sum(-1)
         rows, columns = np.indices(response.shape)
         centre = [(response * axis).sum() / response.sum() for axis in (rows, columns)]
         expected = (corner + side / 2) / stride - 0.5
@@ -69,7 +71,7 @@ def test_encoder_contract(name):
     assert [m.shape[1:3] for m in maps] == [(side // s, 2 * side // s) for s in strides]
 
     image = np.random.default_rng(0).integers(0, 256, (1, spec.min_size, 50, 3), "uint8")
-    mask = np.asarray(model(image))
+    mask = keras.ops.convert_to_numpy(model(image))
     assert mask.shape == (1, spec.min_size, 50, 1)
     assert mask.dtype == np.float32
     assert np.isfinite(mask).all()
@@ -109,13 +111,15 @@ def _as_keras_does_it(name, image):
         return done
     builder = tl_unet.get_encoder_spec(name).builder.func
     backbone = builder(include_top=False, weights=None, input_shape=(None, None, 3))
-    return np.asarray(keras.Model(backbone.input, backbone.get_layer(inner).input)(done))
+    return keras.ops.convert_to_numpy(
+        keras.Model(backbone.input, backbone.get_layer(inner).input)(done)
+    )
 
 
 def _as_we_do_it(name, image, dtype):
     tensor = keras.Input(image.shape[1:])
     done = apply_preprocessing(tensor, tl_unet.get_encoder_spec(name).statistics)
-    return np.asarray(keras.Model(tensor, done)(image.astype(dtype)))
+    return keras.ops.convert_to_numpy(keras.Model(tensor, done)(image.astype(dtype)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])

@@ -11,14 +11,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*frozen with random weights")
 
 
 def numbers(variables):
-    return [np.asarray(variable) for variable in variables]
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
 def changed(before, variables):
     return [
         variable.path
         for old, variable in zip(before, variables, strict=True)
-        if not np.array_equal(old, np.asarray(variable))
+        if not np.array_equal(old, keras.ops.convert_to_numpy(variable))
     ]
 
 
@@ -49,10 +49,14 @@ def test_an_epoch_leaves_every_variable_of_a_frozen_encoder_bit_equal(encoder, d
 
 def test_frozen_dropout_stands_still_in_training_and_an_unfrozen_one_does_not(image):
     encoder = tiny_unet(freeze=True).get_layer("encoder")
-    first, second = (np.asarray(encoder(image, training=True)[-1]) for _ in range(2))
+    first, second = (
+        keras.ops.convert_to_numpy(encoder(image, training=True)[-1]) for _ in range(2)
+    )
     np.testing.assert_array_equal(first, second)
     encoder.trainable = True
-    first, second = (np.asarray(encoder(image, training=True)[-1]) for _ in range(2))
+    first, second = (
+        keras.ops.convert_to_numpy(encoder(image, training=True)[-1]) for _ in range(2)
+    )
     assert not np.array_equal(first, second)
 
 

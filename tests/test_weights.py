@@ -14,7 +14,7 @@ from tl_unet.encoders.weights import inflate_kernel
 
 
 def features(encoder, image):
-    return [np.asarray(feature) for feature in encoder(image.astype("float32"))]
+    return [keras.ops.convert_to_numpy(feature) for feature in encoder(image.astype("float32"))]
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_real_vgg16_features_are_those_of_keras(vgg16_weights, image):
     ours = keras.Model(model.input, encoder(model.get_layer("rgb_to_bgr").output)[-1])(
         image[:, :32, :64]
     )
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(expected), atol=1e-2, rtol=1e-4)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(expected), atol=1e-2, rtol=1e-4
+    )
 
 
 def test_the_older_format_of_keras_own_downloads_loads(tmp_path):
@@ -60,12 +62,14 @@ def test_a_file_of_a_backbone_with_built_in_preprocessing_loads(tmp_path, image)
     backbone = keras.applications.MobileNetV3Small(include_top=False, weights=None)
     path = tmp_path / "mobilenetv3small.weights.h5"
     backbone.save_weights(path)
-    expected = np.asarray(backbone(image[:, :32, :64]))
+    expected = keras.ops.convert_to_numpy(backbone(image[:, :32, :64]))
     model = tl_unet.build_unet("mobilenetv3small", weights=path, input_shape=(32, 64, 3))
     ours = keras.Model(
         model.input, model.get_layer("encoder")(model.get_layer("preprocessing").output)[-1]
     )
-    np.testing.assert_allclose(np.asarray(ours(image[:, :32, :64])), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(ours(image[:, :32, :64])), expected, atol=1e-4
+    )
 
 
 def test_efficientnet_from_a_file_sees_what_the_imagenet_one_sees(tmp_path, image, monkeypatch):
@@ -85,12 +89,14 @@ def test_efficientnet_from_a_file_sees_what_the_imagenet_one_sees(tmp_path, imag
     reference = keras.applications.EfficientNetB0(
         include_top=False, weights="imagenet", input_shape=(32, 64, 3)
     )
-    expected = np.asarray(reference(image[:, :32, :64]))
+    expected = keras.ops.convert_to_numpy(reference(image[:, :32, :64]))
     for weights in (path, "imagenet"):
         model = tl_unet.build_unet("efficientnetb0", weights=weights, input_shape=(32, 64, 3))
         entered = model.get_layer("preprocessing").output
         ours = keras.Model(model.input, model.get_layer("encoder")(entered)[-1])
-        np.testing.assert_allclose(np.asarray(ours(image[:, :32, :64])), expected, atol=1e-4)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(ours(image[:, :32, :64])), expected, atol=1e-4
+        )
 
 
 def _module_of(function):
@@ -223,8 +229,8 @@ def test_one_channel_gives_the_features_of_three_equal_ones(encoder, request, im
     colour = tl_unet.build_unet(encoder, weights=weights)
     single = tl_unet.build_unet(encoder, weights=weights, input_shape=(None, None, 1))
     single.set_weights(colour.get_weights())
-    expected = np.asarray(colour(np.repeat(grey, 3, axis=-1)))
-    np.testing.assert_allclose(np.asarray(single(grey)), expected, atol=1e-6)
+    expected = keras.ops.convert_to_numpy(colour(np.repeat(grey, 3, axis=-1)))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(single(grey)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ["vgg16", "mobilenetv2"])
@@ -237,8 +243,10 @@ def test_six_channels_that_repeat_a_picture_give_its_features(encoder, request, 
         last = "rgb_to_bgr" if channels == 3 and encoder == "vgg16" else "preprocessing"
         entered = model.get_layer(last).output
         maps.append(keras.Model(model.input, model.get_layer("encoder")(entered)[1])(picture))
-    scale = np.abs(np.asarray(maps[0])).max()
-    np.testing.assert_allclose(np.asarray(maps[1]), np.asarray(maps[0]), atol=1e-4 * scale)
+    scale = np.abs(keras.ops.convert_to_numpy(maps[0])).max()
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(maps[1]), keras.ops.convert_to_numpy(maps[0]), atol=1e-4 * scale
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*frozen with random weights")

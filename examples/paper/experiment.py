@@ -1,0 +1,178 @@
+"""A run from its options to its report: models one after another, `results.json` rewritten after each step."""
+
+import dataclasses
+import math
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+from paper import figures, pictures, report
+from paper.files import replacing, write_json, write_text
+from paper.options import SKIPPED, Options
+from paper.recipes import MODELS, build_arguments, compiled_model, learning_rate
+from paper.source_task import train_encoder
+from paper.training import best_epoch, diverged, duration, fit
+
+import tl_unet
+
+SCRATCH = "unet"  # the encoder that has no pre-trained weights
+
+
+class Experiment:
+    """One run.
+
+    Args:
+        options: what to do.
+        output: directory to write.
+        command: the command line, for the report.
+        previous: the content of `results.json` of the run that is resumed, or `None`.
+    """
+
+    def __init__(self, options: Options, output: Path, command: str, previous: dict | None):
+        self.options, self.output = options, output
+        self.results = previous or {
+            "status": "running",
+            "command": command,
+            "configuration": dataclasses.asdict(options),
+            "weights_source": options.weights_source,
+            "environment": environment(),
+            "data": None,
+            "source_task": {},
+            "models": {},
+        }
+
+    def run(self) -> int:
+        """Run every model that is not done, and write the report.
+
+        Returns:
+            0, or `SKIPPED` if the weights of a model could not be had.
+        """
+        options = self.options
+        print(f"Reading the pictures ({options.data}) ...", flush=True)
+        parts = pictures.load(options)
+        self.results["data"] = pictures.composition(parts, options)
+        self._store()
+        images, masks, names = pictures.examples(parts, figures.PICTURES)
+        if options.mixed_precision:
+            keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
+        models = self.results["models"]
+        waiting = [name for name in options.models if models.get(name, {}).get("status") != "done"]
+        for number, name in enumerate(waiting):
+            print(f"\n{MODELS[name].title} ({number + 1} of {len(waiting)})", flush=True)
+            models[name] = self._run_model(name, parts, waiting[number + 1 :], images)
+            self._store()
+            # Not before the result is stored: until then they are what a resumed run goes on from.
+            shutil.rmtree(self.output / "models" / name, ignore_errors=True)
+            if "validation" in models[name]:
+                figures.curves(name, self.output)
+        figures.predictions(self.results, self.output, images, masks, names)
+        figures.architecture(options, self.output)
+        self.results["status"] = "complete"
+        self._store()
+        skipped = [name for name in options.models if models[name]["status"] == "skipped"]
+        for name in skipped:
+            print(f"{MODELS[name].title} was skipped: {models[name]['reason']}")
+        print(f"\nReport: {self.output / 'report.md'}")
+        return SKIPPED if skipped else 0
+
+    def _run_model(self, name, parts, later, images) -> dict:
+        """Train and evaluate one model; its entry in the results."""
+        options = self.options
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(options.seed)
+        try:
+            weights = self._weights(MODELS[name].encoder)
+            # Once more, since a source task may or may not have drawn random numbers.
+            keras.utils.set_random_seed(options.seed)
+            model = compiled_model(name, options, weights)
+        except FileNotFoundError as error:
+            return {"status": "skipped", "reason": str(error)}
+        entry = {
+            "status": "done",
+            "build_unet": build_arguments(name, options),
+            "learning_rate": learning_rate(name, options),
+            "parameters": model.count_params(),
+            "trainable_parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
+        }
+        history = fit(model, parts, name, options, self.output, later)
+        best = best_epoch(history)
+        entry |= {
+            "epochs": len(history["epoch"]),
+            "best_epoch": best,
+            "seconds_per_epoch": float(np.median(history["seconds"])),
+            "seconds": float(np.sum(history["seconds"])),
+        }
+        if diverged(history):
+            entry |= {
+                "status": "diverged",
+                "reason": f"the loss was no number in epoch {entry['epochs']}",
+            }
+        if best is not None:
+            for part in ("validation", "test"):
+                scores = model.evaluate(parts[part].dataset, return_dict=True, verbose=0)
+                entry[part] = {k: v if math.isfinite(v) else None for k, v in scores.items()}
+            self._keep(name, model, images)
+        print(f"{MODELS[name].title}: done, {duration(entry['seconds'])} of training", flush=True)
+        return entry
+
+    def _weights(self, encoder):
+        """What `build_unet` is to be given as `weights`; trains the source task where that is its origin."""
+        if encoder == SCRATCH:
+            return None
+        source = self.options.weights_source
+        if source == "imagenet":
+            return source
+        if source == "directory":
+            path = Path(self.options.weights_dir) / f"{encoder}_imagenet_notop.weights.h5"
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"there is no file {path.name} in {path.parent}; without --weights-dir Keras would download the weights"
+                )
+            return str(path)
+        path = self.output / "source" / f"{encoder}.weights.h5"
+        if not path.exists():
+            print(
+                f"Training {encoder} on the source task (no ImageNet weights offline)", flush=True
+            )
+            accuracy = train_encoder(
+                encoder, path, self.options.preprocessing, seed=self.options.seed
+            )
+            self.results["source_task"][encoder] = accuracy
+            self._store()
+        return str(path)
+
+    def _keep(self, name, model, images):
+        """The best model, without the optimizer's state, and what it predicts for figure 1."""
+        with replacing(self.output / "models" / f"{name}.keras") as temporary:
+            keras.Model(model.input, model.output, name=model.name).save(temporary)
+        with replacing(self.output / "predictions" / f"{name}.npy") as temporary:
+            np.save(temporary, np.asarray(model(images, training=False), "float32"))
+
+    def _store(self):
+        """Write results, tables and page as they are now."""
+        write_json(self.output / "results.json", self.results)
+        write_text(self.output / "table1.md", "# Table 1: scores\n\n" + report.table1(self.results))
+        write_text(
+            self.output / "table2.md", "# Table 2: pictures\n\n" + report.table2(self.results)
+        )
+        write_text(self.output / "report.md", report.page(self.results))
+
+
+def environment() -> dict:
+    """Versions and machine, as far as they bear on the results."""
+    packages = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
+    return {
+        "python": platform.python_version(),
+        "tl_unet": tl_unet.__version__,
+        **packages,
+        "backend": keras.backend.backend(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "accelerators": [
+            device for device in keras.distribution.list_devices() if "cpu" not in device
+        ],
+    }

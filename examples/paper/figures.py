@@ -1,0 +1,65 @@
+"""The figures of a run, drawn with `tl_unet.plotting`."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from paper.files import replacing
+from paper.recipes import MODELS, build_arguments
+from paper.report import curve_figure
+from paper.training import best_epoch, read_history
+from PIL import Image
+
+import tl_unet
+from tl_unet import plotting
+
+PICTURES = 5
+PANELS = ("loss", "dice", "iou", "accuracy")
+
+
+def save(figure, path: Path) -> None:
+    """Write a figure as PNG; more than 256 colours would double the file and show nothing more."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    with replacing(path) as temporary:
+        Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            temporary, optimize=True
+        )
+
+
+def predictions(results: dict, output: Path, images, masks, names) -> None:
+    """Figure 1: pictures, truth and the raw probabilities of every model that ran."""
+    ran = [name for name in MODELS if (output / "predictions" / f"{name}.npy").exists()]
+    columns = {
+        MODELS[name].title: np.load(output / "predictions" / f"{name}.npy")
+        for name in ran
+        if results["models"].get(name, {}).get("status") == "done"
+    }
+    if columns:
+        shown = None if results["configuration"]["data"] == "shapes" else names
+        figure = plotting.prediction_panel(images, masks, columns, names=shown)
+        save(figure, output / "figures" / "figure1.png")
+
+
+def architecture(options, output: Path) -> None:
+    """Figure 2: V-Unet if it was asked for, as in the paper, or the first model; built anew, without weights."""
+    name = "vunet" if "vunet" in options.models else options.models[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*frozen with random weights.*")
+        model = tl_unet.build_unet(**build_arguments(name, options), weights=None)
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    title = (
+        f"{MODELS[name].title}: {model.count_params():,} parameters, {trained:,} of them trained"
+    )
+    figure = plotting.architecture_diagram(model, image_size=options.size, title=title)
+    save(figure, output / "figures" / "figure2.png")
+
+
+def curves(name: str, output: Path) -> None:
+    """Figures 3 to 8: a model's learning curves."""
+    history = read_history(output / "history" / f"{name}.csv")
+    figure = plotting.learning_curves(
+        history, PANELS, best_epoch=best_epoch(history), title=MODELS[name].title
+    )
+    save(figure, output / curve_figure(name))

@@ -1,0 +1,66 @@
+"""Reruns the experiments of "U-Net Transfer Learning for Image Segmentation with Various Encoders".
+
+    python examples/reproduce_paper.py                 # minutes, offline, synthetic pictures
+    python examples/reproduce_paper.py --preset paper  # the paper's protocol; wants a GPU
+    python examples/reproduce_paper.py --help
+
+It writes `report.md`, tables, figures, histories and `results.json` into `--output`.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from paper.options import INTERRUPTED, parser, resolve
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for.
+
+    Args:
+        argv: the arguments. Defaults to `None`: those of the process.
+
+    Returns:
+        The exit status (see `--help`).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    command_line = parser()
+    given = command_line.parse_args(argv)
+    stored = given.output / "results.json"
+    if given.overwrite and given.resume:
+        command_line.error("--overwrite and --resume exclude each other")
+    if stored.exists() and not (given.overwrite or given.resume):
+        command_line.error(
+            f"{given.output} already holds a run: go on with it (--resume), replace it (--overwrite), or choose another --output"
+        )
+    if given.overwrite:
+        for name in ("results.json", "report.md", "table1.md", "table2.md"):
+            (given.output / name).unlink(missing_ok=True)
+        for name in ("history", "models", "predictions", "figures", "source"):
+            shutil.rmtree(given.output / name, ignore_errors=True)
+    previous = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
+    try:
+        options = resolve(given, previous and previous["configuration"])
+    except ValueError as error:
+        command_line.error(str(error))
+
+    from paper.experiment import Experiment  # imports TensorFlow: not for --help or a typing error
+
+    command = previous["command"] if previous else shlex.join(["python", sys.argv[0], *argv])
+    try:
+        return Experiment(options, Path(given.output), command, previous).run()
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. Go on with: python {sys.argv[0]} --output {given.output} --resume",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tl_unet
+
+pytest.importorskip("matplotlib")
+from matplotlib.text import Annotation
+
+from tl_unet.plotting import architecture_diagram, learning_curves, prediction_panel
+
+HISTORY = {
+    "loss": [0.6, 0.4, 0.3],
+    "val_loss": [0.7, 0.5, 0.6],
+    "iou": [0.3, 0.5, 0.6],
+    "val_iou": [0.2, 0.4, 0.3],
+}
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.fixture(scope="module")
+def munet():
+    with pytest.warns(UserWarning, match="frozen with random weights"):
+        return tl_unet.build_unet("mobilenetv2", weights=None, input_skip=True)
+
+
+def test_plotting_is_importable_without_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import tl_unet.plotting"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_metric_gets_a_panel_with_training_and_validation():
+    figure = learning_curves(HISTORY)
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "iou"]
+    training, validation = figure.axes[1].get_lines()
+    np.testing.assert_array_equal(training.get_ydata(), HISTORY["iou"])
+    np.testing.assert_array_equal(validation.get_ydata(), HISTORY["val_iou"])
+    np.testing.assert_array_equal(training.get_xdata(), [1, 2, 3])
+
+
+def test_learning_curves_take_a_keras_history():
+    import keras
+
+    history = keras.callbacks.History()
+    history.history = HISTORY
+    assert len(learning_curves(history).axes) == 2
+
+
+def test_metrics_chooses_the_panels_and_their_order():
+    figure = learning_curves(HISTORY, ["iou", "loss"])
+    assert [axes.get_title() for axes in figure.axes] == ["iou", "loss"]
+
+
+def test_a_reference_is_drawn_beside_the_curves_and_named():
+    figure = learning_curves(
+        HISTORY, ["loss"], reference={"loss": [0.9] * 5}, reference_label="paper"
+    )
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert len(lines["training, paper"].get_ydata()) == 5
+    assert "validation, paper" not in lines
+
+
+def test_best_epoch_is_marked():
+    def marked(figure):
+        return [line for line in figure.axes[0].get_lines() if "best" in str(line.get_label())]
+
+    assert marked(learning_curves(HISTORY, best_epoch=2))[0].get_xdata()[0] == 2
+    assert not marked(learning_curves(HISTORY))
+
+
+@pytest.mark.parametrize(("history", "metrics"), [({}, None), (HISTORY, ["dice"])])
+def test_curves_that_are_not_there_are_an_error(history, metrics):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        learning_curves(history, metrics)
+
+
+def test_a_history_of_another_type_is_an_error():
+    with pytest.raises(ValueError, match=r"model\.fit"):
+        learning_curves([0.5, 0.4])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_panel_shows_image_truth_and_each_prediction(channels):
+    images = np.full((2, 8, 8, channels), 255, "uint8")
+    masks, raw = np.ones((2, 8, 8, 1)), np.full((2, 8, 8, 1), 0.3)
+    figure = prediction_panel(images, masks, {"V-Unet": raw, "M-Unet": raw})
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "truth", "V-Unet", "M-Unet"]
+    assert len(figure.axes) == 8
+    shown = [axes.images[0] for axes in figure.axes[:3]]
+    assert float(shown[0].get_array().max()) == 1.0
+    np.testing.assert_allclose(shown[2].get_array(), 0.3)
+    assert shown[2].get_clim() == (0, 1)  # 0.3 is shown as 0.3, not stretched to black or white
+
+
+def test_threshold_turns_probabilities_into_a_mask():
+    images, masks = np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4))
+    prediction = {"m": np.linspace(0, 1, 16).reshape(1, 4, 4, 1)}
+    shown = prediction_panel(images, masks, prediction, threshold=0.5).axes[2].images[0].get_array()
+    assert set(np.unique(shown)) == {0.0, 1.0}
+
+
+def test_several_classes_are_shown_as_the_most_probable_one():
+    images, masks = np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4), "int32")
+    prediction = np.zeros((1, 4, 4, 3))
+    prediction[..., 2] = 1
+    axes = prediction_panel(images, masks, {"m": prediction}).axes
+    assert (axes[2].images[0].get_array() == 2).all()
+    assert axes[2].images[0].get_clim() == axes[1].images[0].get_clim() == (0, 2)
+
+
+def test_names_stand_beside_the_rows():
+    images, masks = np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4))
+    figure = prediction_panel(images, masks, {}, names=["cat_1", "a_name_that_is_much_too_long"])
+    assert figure.axes[0].get_ylabel() == "cat_1"
+    assert figure.axes[2].get_ylabel().endswith("…")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"masks": np.zeros((1, 4, 4))},
+        {"predictions": {"M-Unet": np.zeros((3, 4, 4, 1))}},
+        {"names": ["one"]},
+    ],
+)
+def test_different_numbers_of_pictures_are_an_error(wrong):
+    given = {"images": np.zeros((2, 4, 4, 3)), "masks": np.zeros((2, 4, 4)), "predictions": {}}
+    with pytest.raises(ValueError, match="There are 2 images"):
+        prediction_panel(**(given | wrong))
+
+
+def test_diagram_shows_the_sizes_and_channels_of_the_built_model(munet):
+    drawn = texts(architecture_diagram(munet, image_size=96))
+    assert "image\n96 × 96 × 3" in drawn
+    assert "mask\n96 × 96 × 1" in drawn
+    assert "1280 channels\n3 × 3" in drawn  # the bridge
+    assert "576 channels\n6 × 6" in drawn  # the encoder's stride 16
+    assert "512 channels\n6 × 6" in drawn  # the decoder's first stage
+
+
+def test_diagram_colours_what_is_frozen_and_what_is_trained(munet):
+    def colours():
+        return {patch.get_facecolor() for patch in architecture_diagram(munet).axes[0].patches}
+
+    assert len(colours()) == 3  # image and mask, frozen, trained
+    tl_unet.unfreeze_encoder(munet)
+    assert len(colours()) == 2
+    tl_unet.freeze_encoder(munet)
+
+
+def test_diagram_has_an_arrow_for_each_skip_connection(munet):
+    def skips(model):
+        labels = architecture_diagram(model).axes[0].texts
+        arrows = [label.arrow_patch for label in labels if isinstance(label, Annotation)]
+        return sum(arrow.get_linestyle() == "--" for arrow in arrows)
+
+    assert skips(munet) == 5  # four of the encoder's maps and the image
+    assert skips(tl_unet.build_unet("mobilenetv2", freeze=False, weights=None)) == 4
+
+
+def test_diagram_of_a_model_without_an_encoder_is_an_error():
+    import keras
+
+    with pytest.raises(ValueError, match="build_unet"):
+        architecture_diagram(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))

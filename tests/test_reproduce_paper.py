@@ -1,0 +1,501 @@
+"""The main job: its tables of models, its options, training that can be interrupted, and a small run from end to end."""
+
+import csv
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import shared_path
+
+import tl_unet
+from tl_unet.data import shapes
+
+pytest.importorskip("matplotlib")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+import reproduce_paper
+from paper import recipes, report, source_task, training
+from paper.experiment import Experiment
+from paper.options import INTERRUPTED, SKIPPED, Options, parser, resolve
+from paper.published import PARTS, PUBLISHED
+
+EXAMPLES = Path(reproduce_paper.__file__).parent
+
+
+def options(*arguments, stored=None) -> Options:
+    return resolve(parser().parse_args(arguments), stored)
+
+
+# The six models
+
+
+@pytest.mark.filterwarnings("ignore:.*frozen with random weights")
+@pytest.mark.parametrize("name", recipes.MODELS)
+def test_paper_recipe_has_the_papers_parameter_counts(name):
+    arguments = recipes.build_arguments(name, options("--recipe", "paper"))
+    model = tl_unet.build_unet(**arguments, weights=None)
+    trained = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert (model.count_params(), trained) == (
+        PUBLISHED[name].parameters,
+        PUBLISHED[name].trainable,
+    )
+
+
+def test_published_parts_add_up_to_the_papers_data_set():
+    assert np.sum(list(PARTS.values()), axis=0).tolist() == [3686, 2498, 1188]
+    assert all(pictures == dogs + cats for pictures, dogs, cats in PARTS.values())
+
+
+def test_corrected_recipe_removes_the_confounds():
+    arguments = recipes.build_arguments("munet", options("--recipe", "corrected"))
+    assert arguments["preprocessing"] == "encoder"
+    assert arguments["input_skip"] is False
+    assert arguments["decoder_filters"] == [512, 256, 128, 64, 32]
+    rates = [recipes.learning_rate(n, options("--recipe", "corrected")) for n in ("vunet", "unet")]
+    assert rates == [1e-3, 1e-4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["--preprocessing", "encoder"], {"preprocessing": "encoder"}),
+        (
+            ["--last-stage", "normal"],
+            {"decoder_filters": [576, 196, 144, 96, 32], "input_skip": False},
+        ),
+        (["--normalization", "batch"], {"normalization": "batch"}),
+    ],
+)
+def test_an_override_changes_one_thing_of_the_recipe(arguments, changed):
+    plain = recipes.build_arguments("munet", options("--recipe", "paper"))
+    assert (
+        recipes.build_arguments("munet", options("--recipe", "paper", *arguments))
+        == plain | changed
+    )
+
+
+def test_models_with_a_full_size_map_have_no_last_stage_to_change():
+    narrow, normal = (options("--recipe", "paper", "--last-stage", s) for s in ("narrow", "normal"))
+    for name in ("unet", "vunet"):
+        assert recipes.build_arguments(name, narrow) == recipes.build_arguments(name, normal)
+
+
+@pytest.mark.parametrize("loss", recipes.LOSSES)
+def test_every_loss_prefers_the_truth(loss):
+    mask = np.zeros((1, 4, 4, 1), "float32")
+    mask[:, 1:3, 1:3] = 1
+    good, bad = 0.9 * mask + 0.05, 0.05 + 0.9 * (1 - mask)
+    compute = recipes.LOSSES[loss]()
+    assert float(compute(mask, good)) < float(compute(mask, bad))
+
+
+@pytest.mark.parametrize("optimizer", recipes.OPTIMIZERS)
+def test_every_optimizer_takes_the_learning_rate(optimizer):
+    built = recipes.OPTIMIZERS[optimizer](learning_rate=0.25)
+    assert float(built.learning_rate) == 0.25
+
+
+def test_half_is_the_share_of_pixels_at_exactly_one_half():
+    half = next(metric for metric in recipes.metrics() if metric.name == "half")
+    half.update_state(
+        np.zeros((1, 2, 2, 1)), np.array([0.5, 0.5000001, 0.1, 0.5]).reshape(1, 2, 2, 1)
+    )
+    assert float(half.result()) == 0.5
+
+
+# Options
+
+
+def test_preset_paper_is_the_papers_protocol():
+    paper = options("--preset", "paper")
+    assert (paper.recipe, paper.data, paper.size, paper.epochs) == ("paper", "tfds", 256, 50)
+    assert (paper.batch_size, paper.limit, paper.loss, paper.optimizer) == (
+        32,
+        None,
+        "dice",
+        "adam",
+    )
+    assert {recipes.learning_rate(name, paper) for name in recipes.MODELS} == {1e-5}
+    assert paper.weights_source == "imagenet"
+
+
+def test_demo_is_offline_and_runs_all_six_models():
+    demo = options()
+    assert (demo.data, demo.weights_source, demo.models) == (
+        "shapes",
+        "source task",
+        list(recipes.MODELS),
+    )
+
+
+def test_an_option_beats_the_preset_and_the_recipe():
+    given = options("--preset", "paper", "--size", "96", "--learning-rate", "0.01", "--limit", "30")
+    assert (given.size, given.limit, recipes.learning_rate("munet", given)) == (96, 30, 0.01)
+    assert options("--limit", "0").limit is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "vunet,munett"], "did you mean 'munet'"),
+        (["--models", "vunet,vunet"], "different names"),
+        (["--size", "16"], "at least 32"),
+        (["--learning-rate", "0"], "above 0"),
+        (["--limit", "2"], "at least 3"),
+        (["--data", "no/such/directory"], "no directory"),
+        (["--weights-dir", "no/such/directory"], "no directory"),
+        (["--loss", "hinge"], "invalid choice"),
+        (["--overwrite", "--resume"], "exclude each other"),
+    ],
+)
+def test_wrong_arguments_say_what_is_wrong_and_run_nothing(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce_paper.main([*arguments, "--output", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def stored_run(folder, *arguments):
+    folder.mkdir(exist_ok=True)
+    configuration = vars(options(*arguments))
+    (folder / "results.json").write_text(
+        json.dumps({"configuration": configuration, "command": ""})
+    )
+    return configuration
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path, capsys):
+    stored_run(tmp_path)
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(["--output", str(tmp_path)])
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_resume_takes_the_stored_configuration(tmp_path):
+    stored = stored_run(tmp_path, "--size", "48", "--augment", "--normalization", "none")
+    assert vars(options("--resume", "--size", "48", stored=stored)) == stored
+
+
+@pytest.mark.parametrize(
+    "changed", [["--size", "64"], ["--no-augment"], ["--limit", "0"], ["--normalization", "none"]]
+)
+def test_resume_with_another_configuration_is_an_error(changed, tmp_path, capsys):
+    stored_run(tmp_path, "--size", "48", "--augment")
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(["--output", str(tmp_path), "--resume", *changed])
+    error = capsys.readouterr().err
+    assert "another configuration" in error
+    assert changed[0].replace("no-", "") in error
+
+
+# Training and resuming
+
+
+EPOCHS = 4
+
+
+def small_model(loss="dice"):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(inputs / 255)
+    outputs = keras.layers.Conv2D(1, 1, activation="sigmoid")(x)
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.Adam(0.01), recipes.LOSSES[loss](), metrics=recipes.metrics())
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(output, augment=False, loss="dice"):
+    asked = types.SimpleNamespace(epochs=EPOCHS, augment=augment)
+    parts = {
+        part: shapes(12, size=16, batch_size=4, seed=seed, shuffle=part == "train", augment=augment and part == "train")
+        for seed, part in enumerate(("train", "validation"))
+    }  # fmt: skip
+    model = small_model(loss)
+    history = training.fit(model, parts, "unet", asked, output, ["vunet"])
+    history.pop("seconds")
+    return model.get_weights(), history
+
+
+@pytest.fixture(scope="module")
+def whole_training(tmp_path_factory):
+    """Trains without interruption; once for each kind."""
+    return functools.cache(lambda augment: fit(tmp_path_factory.mktemp("whole"), augment))
+
+
+def interrupt(monkeypatch, where, epoch):
+    """Let a step of the second half of an epoch be the last thing that happens."""
+    original = where.on_epoch_end
+
+    def stop(self, now, logs=None):
+        if now == epoch:
+            raise KeyboardInterrupt
+        original(self, now, logs)
+
+    monkeypatch.setattr(where, "on_epoch_end", stop)
+
+
+@pytest.mark.parametrize(
+    ("where", "augment"),
+    [
+        (training.Clock, False),  # nothing of the epoch is on disk
+        (keras.callbacks.CSVLogger, True),  # its checkpoint is, but no row
+        (training.DropCheckpoints, False),  # all but the tidying up
+    ],
+)
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    where, augment, whole_training, tmp_path, monkeypatch
+):
+    weights, history = whole_training(augment)
+    with monkeypatch.context() as patch:
+        interrupt(patch, where, epoch=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "resumed", augment)
+    resumed_weights, resumed_history = fit(tmp_path / "resumed", augment)
+    assert resumed_history == history
+    assert history["epoch"] == list(range(EPOCHS))
+    for ours, theirs in zip(resumed_weights, weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_only_the_latest_and_the_best_checkpoint_are_kept_and_the_best_is_loaded(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        training, "best_epoch", lambda history: 2 if len(history["epoch"]) > 1 else 1
+    )
+    weights, _ = fit(tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "models" / "unet").iterdir())
+    assert kept == ["epoch-2.weights.h5", "epoch-4.weights.h5"]
+    model = small_model()
+    model.load_weights(tmp_path / "models" / "unet" / kept[0])
+    np.testing.assert_array_equal(weights[0], model.get_weights()[0])
+
+
+def test_a_row_that_was_cut_off_is_not_an_epoch(tmp_path):
+    record = tmp_path / "unet.csv"
+    record.write_text("epoch,loss,val_loss\n0,0.5,0.6\n1,0.4,")
+    assert training.read_history(record) == {"epoch": [0], "loss": [0.5], "val_loss": [0.6]}
+
+
+def test_best_epoch_is_the_lowest_validation_loss_that_is_a_number():
+    nan = float("nan")
+    assert training.best_epoch({"val_loss": [nan, 0.5, 0.3, 0.3]}) == 3
+    assert training.best_epoch({"val_loss": [nan]}) is None
+    assert training.best_epoch({}) is None
+
+
+def test_training_stops_when_the_loss_is_no_number_and_does_not_go_on(tmp_path, monkeypatch):
+    def explode(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.set_weights([weights * np.nan for weights in self.model.get_weights()])
+
+    monkeypatch.setattr(training.DropCheckpoints, "on_epoch_begin", explode)
+    weights, history = fit(tmp_path, loss="bce")
+    assert training.diverged(history)
+    assert history["epoch"] == [0, 1]
+    assert np.isfinite(weights[0]).all()  # those of the first epoch
+    assert fit(tmp_path, loss="bce")[1]["epoch"] == [0, 1]
+
+
+# The source task
+
+
+def test_textures_repeat_with_the_seed_and_are_balanced():
+    images, labels = source_task.textures(16, 24, seed=3)
+    again, _ = source_task.textures(16, 24, seed=3)
+    np.testing.assert_array_equal(images, again)
+    assert images.shape == (16, 24, 24, 3)
+    assert 0 <= images.min() < images.max() <= 255
+    assert np.bincount(labels).tolist() == [2] * 8
+
+
+# The run as a whole
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """U-Net trains; M-Unet has no weights in an empty directory."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "weights").mkdir()
+    arguments = [
+        "--models",
+        "unet,munet",
+        "--size",
+        "32",
+        "--epochs",
+        "2",
+        "--limit",
+        "6",
+        "--recipe",
+        "paper",
+    ]
+    arguments += ["--weights-dir", str(folder / "weights"), "--output", str(folder / "run")]
+    return folder / "run", reproduce_paper.main(arguments)
+
+
+def test_a_small_run_writes_all_that_it_promises(small_run):
+    output, _ = small_run
+    results = json.loads((output / "results.json").read_text())
+    assert results["status"] == "complete"
+    entry = results["models"]["unet"]
+    assert entry["status"] == "done"
+    assert entry["parameters"] == entry["trainable_parameters"] == 31_031_745
+    assert entry["best_epoch"] in (1, 2)
+    for part in ("validation", "test"):
+        assert {"dice", "iou", "accuracy", "hard_dice", "hard_iou", "half", "loss"} <= set(
+            entry[part]
+        )
+    assert results["configuration"]["seed"] == 0
+    assert {"keras", "tensorflow", "tl_unet", "cpus"} <= set(results["environment"])
+    assert len(read_rows(output / "history" / "unet.csv")) == 2
+    page = (output / "report.md").read_text()
+    for figure in ("figure1", "figure2", "figure3"):
+        assert (output / "figures" / f"{figure}.png").stat().st_size < 300_000
+        assert f"(figures/{figure}.png)" in page
+    assert (output / "table1.md").read_text().split("\n", 1)[1] in page
+    assert (output / "table2.md").read_text().split("\n", 1)[1] in page
+
+
+def test_best_epoch_scores_are_those_of_its_row(small_run):
+    output, _ = small_run
+    entry = json.loads((output / "results.json").read_text())["models"]["unet"]
+    row = read_rows(output / "history" / "unet.csv")[entry["best_epoch"] - 1]
+    for score in ("dice", "hard_iou", "accuracy"):
+        assert entry["validation"][score] == pytest.approx(float(row[f"val_{score}"]), abs=1e-5)
+
+
+def test_a_model_without_weights_is_skipped_with_the_reason_and_the_status_says_so(small_run):
+    output, status = small_run
+    assert status == SKIPPED
+    entry = json.loads((output / "results.json").read_text())["models"]["munet"]
+    assert entry["status"] == "skipped"
+    assert "mobilenetv2_imagenet_notop.weights.h5" in entry["reason"]
+    page = (output / "report.md").read_text()
+    assert entry["reason"] in page
+    assert "| M-Unet | 0.8014 | skipped |" in page
+    assert "| V-Unet | 0.8989 | not run |" in page
+
+
+def test_the_saved_model_predicts_what_figure_1_shows(small_run):
+    output, _ = small_run
+    model = keras.saving.load_model(output / "models" / "unet.keras")
+    shown = np.load(output / "predictions" / "unet.npy")
+    images = shapes(2, size=32, batch_size=2, seed=2).dataset
+    np.testing.assert_allclose(model.predict(images, verbose=0), shown, atol=1e-5)
+
+
+def test_resuming_a_finished_run_trains_nothing_and_writes_the_report_again(small_run, monkeypatch):
+    output, _ = small_run
+    (output / "report.md").unlink()
+    monkeypatch.setattr(training, "fit", None)
+    assert reproduce_paper.main(["--output", str(output), "--resume"]) == SKIPPED
+    assert "figures/figure3.png" in (output / "report.md").read_text()
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experiment, "run", interrupted)
+    assert reproduce_paper.main(["--output", str(tmp_path / "run")]) == INTERRUPTED
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_table_2_of_pets_shows_the_erratum():
+    counts = {"pictures": 3, "dogs": 2, "cats": 1, "foreground": None}
+    text = report.table2({"data": {"train": counts, "validation": counts, "test": counts}})
+    assert "| train | 3 | 2 | 1 | – |" in text
+    assert "| validation | 738 | 520 | 218 |" in text
+    assert "columns are swapped" in text
+
+
+# Slow: real data, real interruptions
+
+
+def command(output, *arguments):
+    return [
+        sys.executable,
+        str(EXAMPLES / "reproduce_paper.py"),
+        "--output",
+        str(output),
+        *arguments,
+    ]
+
+
+SMALL = ("--models", "unet", "--size", "32", "--epochs", "3", "--limit", "24")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_resumes_to_the_same_result(how, tmp_path):
+    environment = {
+        "cwd": EXAMPLES.parent,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    process = subprocess.Popen(command(tmp_path / "killed", *SMALL), **environment)
+    record = tmp_path / "killed" / "history" / "unet.csv"
+    while not (record.exists() and len(training.read_history(record).get("epoch", [])) >= 1):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(60) == (INTERRUPTED if how == signal.SIGINT else -how)
+    assert len(training.read_history(record)["epoch"]) < 3
+    assert (
+        subprocess.run(
+            command(tmp_path / "killed", "--resume"), **environment, check=False
+        ).returncode
+        == 0
+    )
+    assert (
+        subprocess.run(command(tmp_path / "whole", *SMALL), **environment, check=False).returncode
+        == 0
+    )
+    killed, whole = (
+        json.loads((tmp_path / run / "results.json").read_text())["models"]["unet"]
+        for run in ("killed", "whole")
+    )
+    assert killed["best_epoch"] == whole["best_epoch"]
+    assert killed["test"] == pytest.approx(whole["test"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_corrected_munet_beats_the_papers_on_real_pets(tmp_path):
+    arguments = [
+        "--data",
+        str(shared_path("oxford_pets")),
+        "--weights-dir",
+        str(shared_path("weights")),
+    ]
+    arguments += ["--models", "munet", "--size", "64", "--epochs", "2", "--limit", "256"]
+    scores = {}
+    for recipe in ("paper", "corrected"):
+        output = tmp_path / recipe
+        assert reproduce_paper.main([*arguments, "--recipe", recipe, "--output", str(output)]) == 0
+        entry = json.loads((output / "results.json").read_text())["models"]["munet"]
+        scores[recipe] = entry["test"]["hard_iou"]
+    assert scores["corrected"] > scores["paper"]
+
+
+@pytest.mark.slow
+def test_demo_trains_its_encoder_on_the_source_task_and_says_so(tmp_path):
+    arguments = ["--models", "munet", "--epochs", "1", "--limit", "12", "--output", str(tmp_path)]
+    assert reproduce_paper.main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["source_task"]["mobilenetv2"] > 1 / 8
+    assert "not ImageNet weights" in (tmp_path / "report.md").read_text()
