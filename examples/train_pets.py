@@ -1,21 +1,21 @@
-"""The best pet segmentation that a laptop's processor can train in about an hour and a half.
+"""Segments pets with transfer learning in stages, the way one would train a model of one's own.
 
 A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
 then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, and evaluated once on the test
 images, with and without averaging over the mirrored picture.
 
     python examples/train_pets.py --data tfds --output runs/pets
-    python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5 --resume
-    python examples/train_pets.py --fast                                # ten minutes, smaller pictures
+    python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5
+    python examples/train_pets.py --fast                                # fewer epochs, smaller pictures
     python examples/train_pets.py --evaluate my/images my/masks         # scores of the trained model on a folder
 """
 
 import argparse
 import dataclasses
 import pathlib
+import time
 
 import keras
-import numpy as np
 from paper.files import replacing, write_json
 from paper.training import best_epoch, checkpoint, read_history
 
@@ -47,14 +47,13 @@ FAST = (
 )
 
 
-def build_model(encoder, weights):
-    """A decoder half as wide as the paper's with batch normalisation: a third of its cost, and it trains faster."""
-    stages = len(tl_unet.get_encoder_spec(encoder).taps)
+def build_model(weights):
+    """A U-Net with a decoder half as wide as the default, to be cheap on a processor, and batch normalisation."""
     return tl_unet.build_unet(
-        encoder,
+        "mobilenetv2",
         freeze=True,
         weights=weights,
-        decoder_filters=(256, 128, 64, 32, 16)[:stages],
+        decoder_filters=(256, 128, 64, 32, 16),
         normalization="batch",
         upsampling="nearest",
     )
@@ -99,6 +98,18 @@ def load_data(arguments, stage):
     )
 
 
+class Seconds(keras.callbacks.Callback):
+    """Adds the seconds of each epoch, with its validation, to the log."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the clock."""
+        self.begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stop it."""
+        logs["seconds"] = time.perf_counter() - self.begun
+
+
 def fit_stage(model, stage, arguments):
     """Trains one stage from where an earlier call stopped, and leaves the model with the stage's best weights."""
     folder = arguments.output / stage.name
@@ -121,6 +132,7 @@ def fit_stage(model, stage, arguments):
             verbose=arguments.verbose,
             callbacks=[
                 keras.callbacks.TerminateOnNaN(),
+                Seconds(),
                 keras.callbacks.ModelCheckpoint(
                     checkpoint(folder, "{epoch}"), save_weights_only=True
                 ),
@@ -144,8 +156,9 @@ class Mirrored(keras.Model):
         self.model = model
 
     def call(self, image):
-        flip = lambda x: keras.ops.flip(x, axis=2)  # noqa: E731
-        return (self.model(image) + flip(self.model(flip(image)))) / 2
+        """Masks of shape `(batch, height, width, 1)`."""
+        of_mirror = self.model(keras.ops.flip(image, axis=2))
+        return (self.model(image) + keras.ops.flip(of_mirror, axis=2)) / 2
 
 
 def evaluate(model, dataset):
@@ -153,8 +166,17 @@ def evaluate(model, dataset):
     scores = {}
     for name, judged in (("plain", model), ("mirrored", Mirrored(model))):
         judged.compile(loss=tl_unet.DiceLoss(), metrics=metrics())
-        scores[name] = judged.evaluate(dataset, return_dict=True, verbose=2)
+        found = judged.evaluate(dataset, return_dict=True, verbose=0)
+        scores[name] = {key: value for key, value in found.items() if key != "loss"}
+        print(name, " ".join(f"{key} {value:.4f}" for key, value in scores[name].items()))
     return scores
+
+
+def label_map(text):
+    """`1:1,2:0,3:1` as `{1: 1, 2: 0, 3: 1}`."""
+    return {
+        int(value): int(label) for value, label in (pair.split(":") for pair in text.split(","))
+    }
 
 
 def parse_arguments():
@@ -162,32 +184,82 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", default="tfds", help='"tfds", or a directory with the official archives unpacked'
+    add = parser.add_argument
+    add(
+        "--data",
+        default="tfds",
+        help="tfds (default), or the directory of the unpacked official archives",
     )
-    parser.add_argument("--encoder", default="mobilenetv2")
-    parser.add_argument("--weights", default="imagenet", help='"imagenet", or a file')
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/pets"))
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--verbose", type=int, default=1)
-    return parser.parse_args()
+    add(
+        "--weights",
+        default="imagenet",
+        help="imagenet (default: Keras downloads), or a file of MobileNetV2 without its top",
+    )
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/pets"), help="default: runs/pets")
+    add("--fast", action="store_true", help="fewer epochs on smaller pictures")
+    add(
+        "--limit",
+        type=int,
+        help="at most so many training pictures, and a third as many of the others",
+    )
+    add("--seed", type=int, default=0)
+    add("--resume", action="store_true", help="go on with the interrupted run in --output")
+    add("--verbose", type=int, default=1, help="1 (default): a bar; 2: a line an epoch")
+    add(
+        "--evaluate",
+        nargs=2,
+        metavar=("IMAGES", "MASKS"),
+        help="score the model in --output on two folders",
+    )
+    add(
+        "--size",
+        type=int,
+        default=256,
+        help="side of the pictures that --evaluate judges (default: 256)",
+    )
+    add(
+        "--labels",
+        type=label_map,
+        metavar="VALUE:CLASS,...",
+        help="what the values in MASKS mean; for trimaps 1:1,2:0,3:1",
+    )
+    return parser, parser.parse_args()
 
 
 def main():
-    """Trains, evaluates, saves."""
-    arguments = parse_arguments()
+    """Trains and evaluates, or only evaluates."""
+    parser, arguments = parse_arguments()
+    path = arguments.output / "model.keras"
+    if arguments.evaluate:
+        if not path.exists():
+            parser.error(
+                f"there is no model {path}: train one first, or give its directory as --output"
+            )
+        folder = tl_unet.data.image_mask_dataset(
+            *arguments.evaluate, size=arguments.size, labels=arguments.labels
+        )
+        evaluate(keras.saving.load_model(path, compile=False), folder.dataset)
+        return
+    if arguments.output.exists() and any(arguments.output.iterdir()) and not arguments.resume:
+        parser.error(
+            f"{arguments.output} holds a run: go on with --resume, or give another --output"
+        )
     keras.utils.set_random_seed(arguments.seed)
-    model = build_model(arguments.encoder, arguments.weights)
-    for stage in FAST if arguments.fast else BEST:
-        fit_stage(model, stage, arguments)
-    with replacing(arguments.output / "model.keras") as path:
-        model.save(path)
-    data = load_data(arguments, (FAST if arguments.fast else BEST)[-1])
-    scores = evaluate(model, data["test"].dataset)
-    write_json(arguments.output / "scores.json", scores)
-    print(scores)
+    stages = FAST if arguments.fast else BEST
+    model = build_model(arguments.weights)
+    histories = {stage.name: fit_stage(model, stage, arguments) for stage in stages}
+    with replacing(path) as beside:
+        model.save(beside)
+    data = load_data(arguments, stages[-1])
+    results = {
+        "stages": [dataclasses.asdict(stage) for stage in stages],
+        "seed": arguments.seed,
+        "limit": arguments.limit,
+        "seconds": sum(sum(history["seconds"]) for history in histories.values()),
+        "validation_iou": {name: history["val_iou"] for name, history in histories.items()},
+        "test": evaluate(model, data["test"].dataset),
+    }
+    write_json(arguments.output / "results.json", results)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,14 @@ def mobilenetv2_weights():
 
 
 @pytest.fixture(autouse=True)
-def _fresh_keras():
+def _fresh_keras(request):
     """Every test starts with the default policy and a seed, and leaves no graph behind."""
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.utils.clear_session(free_memory=False)
+    # Collecting the garbage takes half a second: only where there is much of it.
+    keras.utils.clear_session(free_memory="slow" in request.keywords)
 
 
 @pytest.fixture

@@ -283,6 +283,8 @@ def test_only_the_latest_and_the_best_checkpoint_are_kept_and_the_best_is_loaded
 
 def test_a_row_that_was_cut_off_is_not_an_epoch(tmp_path):
     record = tmp_path / "unet.csv"
+    record.write_text("")
+    assert training.read_history(record) == {}
     record.write_text("epoch,loss,val_loss\n0,0.5,0.6\n1,0.4,")
     assert training.read_history(record) == {"epoch": [0], "loss": [0.5], "val_loss": [0.6]}
 

@@ -12,7 +12,7 @@ PICTURES = 2210  # the paper's training pictures
 
 PRESETS = {
     "demo": {
-        "data": "shapes", "size": 32, "epochs": 4, "batch_size": 8, "limit": 120,
+        "data": "shapes", "size": 32, "epochs": 4, "batch_size": 8, "limit": 96,
     },
     "paper": {
         "data": "tfds", "size": 256, "epochs": 50, "batch_size": 32, "limit": None,
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     add(scale, "--epochs", "(demo: 4, paper: 50)", type=_number(int, 1))
     add(scale, "--batch-size", "(demo: 8, paper: 32)", type=_number(int, 1))
     add(scale, "--limit", "at most so many training pictures, and a third as many for validation and for test; 0 for all (demo: "
-        f"120, paper: all; all shapes are {PICTURES})", type=_number(int, 3, unless=0))  # fmt: skip
+        f"96, paper: all; all shapes are {PICTURES})", type=_number(int, 3, unless=0))  # fmt: skip
 
     how = this.add_argument_group("changes to the recipe, for one study at a time")
     add(

@@ -7,6 +7,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 
 import tl_unet
 
@@ -163,6 +164,21 @@ def compiled_model(name: str, options, weights) -> keras.Model:
     model = tl_unet.build_unet(**build_arguments(name, options), weights=weights, name=name)
     optimizer = OPTIMIZERS[options.optimizer](learning_rate=learning_rate(name, options))
     model.compile(optimizer, LOSSES[options.loss](), metrics=metrics())
-    # Variables made while the first step is traced would make TensorFlow trace it twice: half a minute for a DenseNet.
-    model.optimizer.build(model.trainable_variables)
+    mask = np.zeros((1, options.size, options.size, 1), "float32")
+    create_training_variables(model, mask, mask)
     return model
+
+
+def create_training_variables(model: keras.Model, target, prediction) -> None:
+    """Create the variables of a model's optimizer and metrics before the first step.
+
+    TensorFlow traces a step twice if the first tracing creates variables, which costs half a minute with a DenseNet.
+
+    Args:
+        model: a compiled `keras.Model`.
+        target: array, any example of what the model is to predict.
+        prediction: array, any example of what it predicts.
+    """
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, target, prediction)
+    model.reset_metrics()

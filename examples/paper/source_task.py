@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from paper.files import replacing
+from paper.recipes import create_training_variables
 
 import tl_unet
 
@@ -105,7 +106,7 @@ def train_encoder(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    classifier.optimizer.build(classifier.trainable_variables)  # see `recipes.compiled_model`
+    create_training_variables(classifier, labels[:1], np.zeros((1, len(KINDS)), "float32"))
     classifier.fit(seen, labels, batch_size=16, epochs=epochs)
     # Called once and eagerly: `evaluate` would trace a graph for it, which takes longer.
     logits = np.asarray(classifier(new_seen, training=False))

@@ -28,7 +28,10 @@ def read_history(path: Path) -> dict[str, list[float]]:
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
+        rows = list(csv.reader(file))
+    if not rows:  # stopped before the first row reached the disk
+        return {}
+    header, *rows = rows
     whole = [row for row in rows if len(row) == len(header) and all(row)]
     return {name: [float(row[i]) for row in whole] for i, name in enumerate(header)}
 

@@ -1,0 +1,115 @@
+"""The scripts around the main job: studies of many runs, and the pets recipe in stages."""
+
+import argparse
+import csv
+import json
+import pathlib
+import subprocess
+import types
+
+import keras
+import numpy as np
+import pytest
+import study
+import train_pets
+from conftest import shared_path
+from tiny import tiny_unet
+
+
+def finished(folder, model, iou):
+    scores = {"hard_iou": iou, "dice": 0.5, "accuracy": 0.5, "half": 0.0}
+    folder.mkdir(parents=True)
+    results = {"status": "complete", "models": {model: {"validation": scores, "test": scores}}}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_a_study_gives_the_mean_and_the_spread_over_its_seeds(tmp_path):
+    row = study.STUDIES["confounds"].rows[0]
+    for seed, iou in enumerate((0.5, 0.6, 0.7)):
+        finished(tmp_path / "confounds" / f"{row.name}-seed{seed}", row.model, iou)
+    lines = study.table("confounds", tmp_path).splitlines()
+    assert "| 3 | 0.6000 (0.5000 to 0.7000) |" in next(line for line in lines if row.name in line)
+    assert sum("not run" in line for line in lines) == len(study.STUDIES["confounds"].rows) - 1
+
+
+def test_a_study_runs_what_is_missing_and_resumes_what_was_interrupted(tmp_path, monkeypatch):
+    rows = (study.Row("first", "munet", ""), study.Row("second", "vunet", "--loss bce"))
+    monkeypatch.setitem(study.STUDIES, "small", study.Study("?", "--epochs 1", (0, 1), rows))
+    finished(tmp_path / "small" / "first-seed0", "munet", 0.5)
+    (tmp_path / "small" / "second-seed0").mkdir()
+    interrupted = {"status": "running", "models": {}}
+    (tmp_path / "small" / "second-seed0" / "results.json").write_text(json.dumps(interrupted))
+    calls = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda call: calls.append(call) or types.SimpleNamespace(returncode=0)
+    )
+    places = argparse.Namespace(data="pets", weights_dir="weights", output=tmp_path)
+    study.run("small", places)
+    ran = [pathlib.Path(call[call.index("--output") + 1]).name for call in calls]
+    assert ran == ["second-seed0", "first-seed1", "second-seed1"]
+    assert ["--resume" in call for call in calls] == [True, False, False]
+    assert (tmp_path / "small" / "table.md").exists()
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_every_row_of_a_study_is_a_valid_run(name):
+    from paper.options import parser, resolve
+
+    places = argparse.Namespace(data="shapes", weights_dir=None)
+    one = study.STUDIES[name]
+    names = [row.name for row in one.rows]
+    assert len(set(names)) == len(names)
+    for row in one.rows:
+        call = [part for part in study.command(one, row, 7, places) if part is not None]
+        options = resolve(parser().parse_args(call[: call.index("--weights-dir")]), None)
+        assert (options.models, options.seed, options.limit) == ([row.model], 7, None)
+
+
+def test_the_mirrored_model_gives_mirrored_masks_for_mirrored_pictures():
+    image = keras.Input((8, 8, 3))
+    mask = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(image)
+    mirrored = train_pets.Mirrored(keras.Model(image, mask))
+    picture = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    there = keras.ops.convert_to_numpy(mirrored(picture))
+    back = keras.ops.convert_to_numpy(mirrored(picture[:, :, ::-1].copy()))
+    np.testing.assert_allclose(back[:, :, ::-1], there, atol=1e-6)
+
+
+def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
+    pets = shared_path("oxford_pets")
+    stages = (
+        train_pets.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
+        train_pets.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
+    )
+    monkeypatch.setattr(train_pets, "FAST", stages)
+    monkeypatch.setattr(train_pets, "build_model", lambda weights: tiny_unet())
+    run = ["train_pets.py", "--data", str(pets), "--fast"]
+    run += ["--limit", "8", "--output", str(tmp_path / "run"), "--verbose", "0"]
+    monkeypatch.setattr("sys.argv", run)
+    train_pets.main()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"plain", "mirrored"} == set(results["test"])
+
+    # The last stage again, as if it had been interrupted after its first epoch.
+    record = tmp_path / "run" / "full" / "history.csv"
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:2]))
+    (tmp_path / "run" / "model.keras").unlink()
+    monkeypatch.setattr("sys.argv", [*run, "--resume"])
+    train_pets.main()
+    with record.open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+
+    monkeypatch.setattr("sys.argv", run)
+    with pytest.raises(SystemExit):
+        train_pets.main()
+    assert "--resume" in capsys.readouterr().err
+
+    for kind, source in (("images", "images"), ("masks", "annotations/trimaps")):
+        (tmp_path / kind).mkdir()
+        file = next((pets / source).glob("Abyssinian_10.*"))
+        (tmp_path / kind / file.name).write_bytes(file.read_bytes())
+    folders = [str(tmp_path / "images"), str(tmp_path / "masks"), "--labels", "1:1,2:0,3:1"]
+    evaluate = ["train_pets.py", "--output", str(tmp_path / "run"), "--evaluate", *folders]
+    monkeypatch.setattr("sys.argv", [*evaluate, "--size", "64"])
+    train_pets.main()
+    assert "mirrored accuracy" in capsys.readouterr().out
