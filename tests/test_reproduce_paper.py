@@ -22,8 +22,7 @@ pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import reproduce_paper
-from paper import recipes, report, source_task, training
-from paper.experiment import Experiment
+from paper import experiment, recipes, report, source_task, training
 from paper.options import INTERRUPTED, SKIPPED, Options, parser, resolve
 from paper.published import PARTS, PUBLISHED
 
@@ -401,19 +400,27 @@ def test_the_saved_model_predicts_what_figure_1_shows(small_run):
     np.testing.assert_allclose(model.predict(images, verbose=0), shown, atol=1e-5)
 
 
-def test_resuming_a_finished_run_trains_nothing_and_writes_the_report_again(small_run, monkeypatch):
+@pytest.mark.parametrize("status", ["done", "diverged"])
+def test_resuming_a_finished_run_trains_nothing_and_writes_the_report_again(
+    status, small_run, monkeypatch
+):
     output, _ = small_run
-    (output / "report.md").unlink()
-    monkeypatch.setattr(training, "fit", None)
+    results = json.loads((output / "results.json").read_text())
+    results["models"]["unet"]["status"] = status
+    (output / "results.json").write_text(json.dumps(results))
+    for name in ("report.md", "figures/figure3.png"):
+        (output / name).unlink()
+    monkeypatch.setattr(experiment, "fit", None)
     assert reproduce_paper.main(["--output", str(output), "--resume"]) == SKIPPED
     assert "figures/figure3.png" in (output / "report.md").read_text()
+    assert (output / "figures" / "figure3.png").exists()
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Experiment, "run", interrupted)
+    monkeypatch.setattr(experiment.Experiment, "run", interrupted)
     assert reproduce_paper.main(["--output", str(tmp_path / "run")]) == INTERRUPTED
     assert "--resume" in capsys.readouterr().err
 

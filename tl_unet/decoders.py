@@ -50,14 +50,16 @@ def unet_decoder(features, filters, *, upsampling, normalization, dropout):
 def upsample(x, filters, method, name):
     """Doubles the sides of a map; a transposed convolution also sets the number of channels to `filters`."""
     if method == "transpose":
-        return keras.layers.Conv2DTranspose(
-            filters, 2, strides=2, kernel_initializer="he_normal", name=name
-        )(x)
+        return keras.layers.Conv2DTranspose(filters, 2, strides=2, name=name)(x)
     return keras.layers.UpSampling2D(2, interpolation=method, name=name)(x)
 
 
 def convolve(x, filters, normalization, name):
-    """3x3 convolution, normalisation or a bias, ReLU."""
+    """3x3 convolution, normalisation or a bias, ReLU.
+
+    The kernels start as Keras' do (Glorot and Bengio 2010): He's, which keep the scale, would carry that of a backbone's features,
+    up to hundreds, to the logits, and a saturated sigmoid learns slowly.
+    """
     x = keras.layers.Conv2D(
         filters,
         3,
@@ -65,7 +67,6 @@ def convolve(x, filters, normalization, name):
         # Normalisation subtracts the mean: a bias before it would do nothing.
         use_bias=normalization is None,
         activation="relu" if normalization is None else None,
-        kernel_initializer="he_normal",
         name=name,
     )(x)
     if normalization is None:

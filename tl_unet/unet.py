@@ -50,7 +50,8 @@ def build_unet(
         decoder: str, name of the decoder. Defaults to `"unet"`.
         decoder_filters: sequence of ints, one per up-sampling, coarsest first. Defaults to `None`: the first of 512, 256, 128, 64, 32.
         upsampling: `"transpose"` (learned, as in the paper), `"nearest"` or `"bilinear"`. Defaults to `"transpose"`.
-        normalization: `None` (as in the paper), `"batch"`, `"group"` or `"layer"`, in the decoder. Defaults to `None`.
+        normalization: `None` (as in the paper), `"batch"`, `"group"` or `"layer"`, in the decoder. Advisable with VGG, whose features
+            are in the hundreds: without it training starts from saturated probabilities. Defaults to `None`.
         dropout: float in [0, 1), rate of spatial dropout in each decoder stage. Defaults to 0.
         input_skip: bool, whether the last decoder stage also sees the input image, scaled to 0..1 (as it comes with
             `preprocessing=None`). The paper's D-, R- and M-Unet do. Defaults to `False`.

@@ -60,15 +60,16 @@ class Experiment:
         if options.mixed_precision:
             keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
         models = self.results["models"]
-        waiting = [name for name in options.models if models.get(name, {}).get("status") != "done"]
+        # What was skipped is tried again: its weights may have come.
+        finished = ("done", "diverged")
+        waiting = [n for n in options.models if models.get(n, {}).get("status") not in finished]
         for number, name in enumerate(waiting):
             print(f"\n{MODELS[name].title} ({number + 1} of {len(waiting)})", flush=True)
             models[name] = self._run_model(name, parts, waiting[number + 1 :], images)
             self._store()
-            # Not before the result is stored: until then they are what a resumed run goes on from.
-            shutil.rmtree(self.output / "models" / name, ignore_errors=True)
-            if "validation" in models[name]:
-                figures.curves(name, self.output)
+            self._draw(name)
+        for name in options.models:
+            self._draw(name)  # a resumed run may have stopped before it had drawn everything
         figures.predictions(self.results, self.output, images, masks, names)
         figures.architecture(options, self.output)
         self.results["status"] = "complete"
@@ -144,6 +145,12 @@ class Experiment:
             self.results["source_task"][encoder] = accuracy
             self._store()
         return str(path)
+
+    def _draw(self, name):
+        """The curves of a model whose result is stored; its checkpoints are no longer needed."""
+        shutil.rmtree(self.output / "models" / name, ignore_errors=True)
+        if "validation" in self.results["models"][name]:
+            figures.curves(name, self.output)
 
     def _keep(self, name, model, images):
         """The best model, without the optimizer's state, and what it predicts for figure 1."""

@@ -30,11 +30,10 @@ def save(figure, path: Path) -> None:
 
 def predictions(results: dict, output: Path, images, masks, names) -> None:
     """Figure 1: pictures, truth and the raw probabilities of every model that ran."""
-    ran = [name for name in MODELS if (output / "predictions" / f"{name}.npy").exists()]
     columns = {
-        MODELS[name].title: np.load(output / "predictions" / f"{name}.npy")
-        for name in ran
-        if results["models"].get(name, {}).get("status") == "done"
+        model.title: np.load(output / "predictions" / f"{name}.npy")
+        for name, model in MODELS.items()
+        if "validation" in results["models"].get(name, {})
     }
     if columns:
         shown = None if results["configuration"]["data"] == "shapes" else names

@@ -21,7 +21,7 @@ class PaperModel:
         encoder: its encoder's name in tl-unet.
         freeze: whether the encoder stands still.
         filters: the paper's decoder filters before the last stage, or `None` where they are tl-unet's default.
-        cost: time of an epoch relative to V-Unet's, measured at 128x128 with batches of 8 on two cores; for estimates.
+        cost: time of an epoch relative to V-Unet's, measured in the demo on two cores; for estimates.
     """
 
     title: str
@@ -32,13 +32,13 @@ class PaperModel:
 
 
 MODELS = {
-    "unet": PaperModel("U-Net", "unet", freeze=False),
+    "unet": PaperModel("U-Net", "unet", freeze=False, cost=1.6),
     "vunet": PaperModel("V-Unet", "vgg16"),
-    "vunet-finetuned": PaperModel("FT V-Unet", "vgg16", freeze=False),
-    "dunet": PaperModel("D-Unet", "densenet121", filters=(512, 256, 128, 64)),
-    "runet": PaperModel("R-Unet", "resnet50", filters=(1024, 512, 256, 64)),
+    "vunet-finetuned": PaperModel("FT V-Unet", "vgg16", freeze=False, cost=1.3),
+    "dunet": PaperModel("D-Unet", "densenet121", filters=(512, 256, 128, 64), cost=0.7),
+    "runet": PaperModel("R-Unet", "resnet50", filters=(1024, 512, 256, 64), cost=1.0),
     # 196 is a slip of the authors for 192, the width of the skip connection; their parameter count is with it.
-    "munet": PaperModel("M-Unet", "mobilenetv2", filters=(576, 196, 144, 96)),
+    "munet": PaperModel("M-Unet", "mobilenetv2", filters=(576, 196, 144, 96), cost=0.6),
 }
 
 

@@ -9,7 +9,7 @@ NOT_RUN = "not run"
 WEIGHTS = {
     "directory": "pre-trained weights from `{weights_dir}`",
     "imagenet": "ImageNet weights, downloaded by Keras",
-    "source task": "**not ImageNet weights**: each encoder was first trained in this run, for a minute, on a synthetic source task "
+    "source task": "**not ImageNet weights**: each encoder was first trained in this run, for a few dozen steps, on a synthetic source task "
     "(telling eight textures apart), and those weights were transferred",
 }
 

@@ -25,7 +25,6 @@ def contracting_path(input_shape, weights=None):
                 3,
                 padding="same",
                 activation="relu",
-                kernel_initializer="he_normal",
                 name=f"stage{stage}_conv{conv}",
             )(x)
     return keras.Model(image, x)
