@@ -15,17 +15,19 @@ import tl_unet
 from tl_unet import plotting
 
 PICTURES = 5
+LARGEST = 300_000  # bytes
 PANELS = ("loss", "dice", "iou", "accuracy")
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure as PNG; more than 256 colours would double the file and show nothing more."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
+    """Write a figure as PNG; one that would be too large for a repository gets 256 colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    picture = Image.open(buffer).convert("RGB")
     with replacing(path) as temporary:
-        Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            temporary, optimize=True
-        )
+        picture.save(temporary, optimize=True)
+        if temporary.stat().st_size >= LARGEST:
+            picture.quantize(256).save(temporary, optimize=True)
 
 
 def predictions(results: dict, output: Path, images, masks, names) -> None:
