@@ -20,14 +20,15 @@ PANELS = ("loss", "dice", "iou", "accuracy")
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure as PNG; one that would be too large for a repository gets 256 colours."""
+    """Write a figure as PNG; one that would be too large for a repository gets 256 colours, and is made smaller."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     picture = Image.open(buffer).convert("RGB")
     with replacing(path) as temporary:
         picture.save(temporary, optimize=True)
-        if temporary.stat().st_size >= LARGEST:
+        while temporary.stat().st_size >= LARGEST:
             picture.quantize(256).save(temporary, optimize=True)
+            picture = picture.resize([side * 9 // 10 for side in picture.size])
 
 
 def predictions(results: dict, output: Path, images, masks, names) -> None:
