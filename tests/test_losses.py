@@ -383,3 +383,10 @@ def test_arguments_that_fit_no_loss_are_refused():
         FocalLoss(alpha=0.25)(mask, prediction)
     with pytest.raises(ValueError, match="class_weights has 2 entries"):
         DiceLoss(class_weights=[1, 1])(mask, prediction)
+
+
+@pytest.mark.parametrize("loss", [DiceLoss, JaccardLoss, TverskyLoss, FocalLoss])
+def test_a_prediction_that_is_no_number_has_no_perfect_loss(loss):
+    mask = np.ones((1, 4, 4, 1), "float32")
+    prediction = np.full((1, 4, 4, 1), np.nan, "float32")
+    assert np.isnan(float(loss(from_logits=True)(mask, prediction)))

@@ -262,5 +262,6 @@ def tversky_index(counts, alpha, beta, smooth=0.0, empty=1.0):
     """
     above = counts.true_positives + smooth
     below = above + alpha * counts.false_positives + beta * counts.false_negatives
-    # The inner `where` keeps 0/0 out of the gradient as well.
-    return ops.where(below > 0, above / ops.where(below > 0, below, 1.0), empty)
+    # The inner `where` keeps 0/0 out of the gradient as well. NaN is not equal to 0 and stays NaN.
+    nothing = below == 0
+    return ops.where(nothing, empty, above / ops.where(nothing, 1.0, below))
