@@ -16,15 +16,14 @@ __all__ = ["DiceLoss", "FocalLoss", "JaccardLoss", "LossSum", "LovaszLoss", "Tve
 
 
 class _TverskyFamily(SegmentationLoss):
-    """One minus a Tversky index of soft counts, `smooth` and the two weights given."""
+    """One minus a Tversky index of soft counts.
+
+    A subclass defines `index_arguments()`, which returns the index's `alpha`, `beta` and `smooth`.
+    """
 
     def __init__(self, smooth=1.0, **kwargs):
         super().__init__(**kwargs)
         self.smooth = check_number("smooth", smooth)
-
-    def index_arguments(self):
-        """Returns `alpha`, `beta` and `smooth` of the Tversky index."""
-        raise NotImplementedError
 
     def class_losses(self, pixels):
         counts = count_pixels(pixels, per=self.average)

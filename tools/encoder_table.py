@@ -1,7 +1,7 @@
 """Writes the tables of encoders in README.md and docs/encoders.md from the registry.
 
 Run `python tools/encoder_table.py` after registering an encoder; the tests fail when a table is out of date. The full table builds every
-encoder to count its parameters: about three minutes and 4 GB.
+encoder to count its parameters, which takes some minutes.
 """
 
 import pathlib
