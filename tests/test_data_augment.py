@@ -18,6 +18,7 @@ OFF = {
     "flip": False,
     "rotation": 0,
     "scale": 0,
+    "translation": 0,
     "brightness": 0,
     "contrast": 0,
     "saturation": 0,
@@ -43,14 +44,18 @@ def run(images, masks, **options):
     flip=st.sampled_from([False, True, "vertical", "horizontal_and_vertical"]),
     rotation=st.floats(0, 180),
     scale=st.floats(0, 0.6),
+    translation=st.floats(0, 0.5),
     height=st.integers(24, 70),
     width=st.integers(24, 70),
     seed=st.integers(0, 2**30),
 )
-def test_an_image_that_is_its_mask_stays_its_mask(flip, rotation, scale, height, width, seed):
+def test_an_image_that_is_its_mask_stays_its_mask(
+    flip, rotation, scale, translation, height, width, seed
+):
     _, masks = scene(height, width)
     images = np.repeat(masks * 255, 3, -1)
-    options = {"flip": flip, "rotation": rotation, "scale": scale, "seed": seed, **GEOMETRY}
+    options = {"flip": flip, "rotation": rotation, "scale": scale, "translation": translation}
+    options |= {"seed": seed, **GEOMETRY}
     moved, mask = run(images, masks, **options)
     assert set(np.unique(mask)) <= {0, 1}
     inside = moved[..., :1] > 127.5
@@ -85,7 +90,8 @@ def test_class_numbers_survive_a_mixed_precision_policy():
 
 def test_what_comes_in_from_outside_is_mirrored_not_invented():
     images, masks = scene()
-    moved, mask = run(images * 0 + 90, masks * 0 + 1, rotation=180, scale=0.8, **GEOMETRY)
+    options = {"rotation": 180, "scale": 0.8, "translation": 0.9, **GEOMETRY}
+    moved, mask = run(images * 0 + 90, masks * 0 + 1, **options)
     assert (mask == 1).all()
     np.testing.assert_allclose(moved, 90, atol=1e-3)
 
@@ -97,6 +103,7 @@ def test_what_comes_in_from_outside_is_mirrored_not_invented():
         ("flip", "vertical", True),
         ("rotation", 40, True),
         ("scale", 0.4, True),
+        ("translation", 0.3, True),
         ("brightness", 0.3, False),
         ("contrast", 0.5, False),
         ("saturation", 0.5, False),
@@ -164,6 +171,7 @@ def test_images_without_three_channels_need_colour_turned_off():
         {"rotation": -1},
         {"scale": 1.0},
         {"scale": -0.1},
+        {"translation": 1.0},
         {"brightness": 1.5},
         {"hue": 0.6},
     ],

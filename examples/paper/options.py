@@ -12,7 +12,7 @@ PICTURES = 2210  # the paper's training pictures
 
 PRESETS = {
     "demo": {
-        "data": "shapes", "size": 32, "epochs": 4, "batch_size": 8, "limit": 96,
+        "data": "shapes", "size": 32, "epochs": 3, "batch_size": 8, "limit": 96,
     },
     "paper": {
         "data": "tfds", "size": 256, "epochs": 50, "batch_size": 32, "limit": None,
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         "side of the pictures in pixels (demo: 32, paper: 256)",
         type=_number(int, 32),
     )
-    add(scale, "--epochs", "(demo: 4, paper: 50)", type=_number(int, 1))
+    add(scale, "--epochs", "(demo: 3, paper: 50)", type=_number(int, 1))
     add(scale, "--batch-size", "(demo: 8, paper: 32)", type=_number(int, 1))
     add(scale, "--limit", "at most so many training pictures, and a third as many for validation and for test; 0 for all (demo: "
         f"96, paper: all; all shapes are {PICTURES})", type=_number(int, 3, unless=0))  # fmt: skip

@@ -61,7 +61,7 @@ def _pattern(kind: str, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def train_encoder(
-    name: str, path: Path, preprocessing: str, *, seed: int, size=32, count=512, epochs=2
+    name: str, path: Path, preprocessing: str, *, seed: int, size=32, count=384, epochs=2
 ) -> float:
     """Train a backbone on the texture task and save its weights, as those of ImageNet are saved.
 

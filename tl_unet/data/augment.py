@@ -14,6 +14,7 @@ def augmentation(
     flip: bool | str = True,
     rotation: float = 15.0,
     scale: float = 0.2,
+    translation: float = 0.1,
     brightness: float = 0.1,
     contrast: float = 0.2,
     saturation: float = 0.2,
@@ -32,6 +33,8 @@ def augmentation(
         rotation: float, the largest angle either way in degrees, 0..180. Defaults to `15.0`.
         scale: float, the largest change of size either way, 0..1 (exclusive): 0.2 draws from
             0.8 to 1.2. Defaults to `0.2`.
+        translation: float, the largest shift either way as a share of the side, 0..1 (exclusive);
+            vertical and horizontal shifts are drawn apart. Defaults to `0.1`.
         brightness: float, the largest shift either way as a share of the value range 0..255.
             Defaults to `0.1`.
         contrast: float, the largest change of the contrast either way, 0..1. Defaults to `0.2`.
@@ -75,8 +78,9 @@ def augmentation(
     for name, value in given.items():
         if not 0 <= value <= limits[name]:
             raise ValueError(f"`{name}` must be in 0..{limits[name]}. Received: {name}={value}")
-    if not 0 <= scale < 1:
-        raise ValueError(f"`scale` must be at least 0 and below 1. Received: scale={scale}")
+    for name, value in (("scale", scale), ("translation", translation)):
+        if not 0 <= value < 1:
+            raise ValueError(f"`{name}` must be at least 0 and below 1. Received: {name}={value}")
 
     # float32 whatever the global policy is: 16-bit layers would round pixels and class numbers.
     common = {"data_format": "channels_last", "dtype": "float32"}
@@ -87,6 +91,9 @@ def augmentation(
         geometry.append(keras.layers.RandomRotation(rotation / 360, seed=seed + 1, **common))
     if scale:
         geometry.append(keras.layers.RandomZoom(scale, seed=seed + 2, **common))
+    if translation:
+        shift = keras.layers.RandomTranslation(translation, translation, seed=seed + 7, **common)
+        geometry.append(shift)
     # Colour works on 0..1: Keras' RandomSaturation clips the saturation at the top of `value_range`,
     # which in 0..255 is no limit and lets colours turn negative.
     common["value_range"] = (0.0, 1.0)
