@@ -65,6 +65,12 @@ def test_a_reference_is_drawn_beside_the_curves_and_named():
     assert "validation, paper" not in lines
 
 
+def test_a_reference_of_another_pace_is_drawn_to_the_axis_of_the_curves():
+    figure = learning_curves(HISTORY, ["loss"], reference={"loss": [0.9] * 5}, reference_pace=10)
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    np.testing.assert_allclose(lines["training, reference"].get_xdata()[[0, 4]], [0.1, 0.5])
+
+
 def test_best_epoch_is_marked():
     def marked(figure):
         return [line for line in figure.axes[0].get_lines() if "best" in str(line.get_label())]

@@ -19,7 +19,10 @@ from tiny import tiny_unet
 def finished(folder, model, iou):
     scores = {"hard_iou": iou, "dice": 0.5, "accuracy": 0.5, "half": 0.0}
     folder.mkdir(parents=True)
-    results = {"status": "complete", "models": {model: {"validation": scores, "test": scores}}}
+    entry = {"status": "done", "validation": scores, "test": scores, "best_epoch": 2, "epochs": 3}
+    entry |= {"seconds_per_epoch": 10.0}
+    scores["iou"] = 0.4
+    results = {"status": "complete", "models": {model: entry}}
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -29,7 +32,7 @@ def test_a_study_gives_the_mean_and_the_spread_over_its_seeds(tmp_path):
         finished(tmp_path / "confounds" / f"{row.name}-seed{seed}", row.model, iou)
     lines = study.table("confounds", tmp_path).splitlines()
     assert "| 3 | 0.6000 (0.5000 to 0.7000) |" in next(line for line in lines if row.name in line)
-    assert sum("not run" in line for line in lines) == len(study.STUDIES["confounds"].rows) - 1
+    assert sum("not run here" in line for line in lines) == len(study.STUDIES["confounds"].rows) - 1
 
 
 def test_a_study_runs_what_is_missing_and_resumes_what_was_interrupted(tmp_path, monkeypatch):
@@ -39,16 +42,35 @@ def test_a_study_runs_what_is_missing_and_resumes_what_was_interrupted(tmp_path,
     (tmp_path / "small" / "second-seed0").mkdir()
     interrupted = {"status": "running", "models": {}}
     (tmp_path / "small" / "second-seed0" / "results.json").write_text(json.dumps(interrupted))
+    skipped = {"status": "complete", "models": {"vunet": {"status": "skipped", "reason": "none"}}}
+    (tmp_path / "small" / "second-seed1").mkdir()
+    (tmp_path / "small" / "second-seed1" / "results.json").write_text(json.dumps(skipped))
     calls = []
     monkeypatch.setattr(
         subprocess, "run", lambda call: calls.append(call) or types.SimpleNamespace(returncode=0)
     )
-    places = argparse.Namespace(data="pets", weights_dir="weights", output=tmp_path)
+    places = argparse.Namespace(data="pets", weights_dir="weights", output=tmp_path, rows=None)
     study.run("small", places)
     ran = [pathlib.Path(call[call.index("--output") + 1]).name for call in calls]
     assert ran == ["second-seed0", "first-seed1", "second-seed1"]
-    assert ["--resume" in call for call in calls] == [True, False, False]
+    assert ["--resume" in call for call in calls] == [True, False, True]
     assert (tmp_path / "small" / "table.md").exists()
+    places.rows = {"first"}
+    calls.clear()
+    study.run("small", places)
+    assert [pathlib.Path(call[call.index("--output") + 1]).name for call in calls] == [
+        "first-seed1"
+    ]
+
+
+def test_a_study_of_the_papers_models_has_the_papers_figures_and_says_what_was_not_run(tmp_path):
+    finished(tmp_path / "claim" / "munet-seed0", "munet", 0.7)
+    lines = study.table("claim", tmp_path).splitlines()
+    ours = next(line for line in lines if "M-Unet" in line)
+    assert "| 0.8014 | 0.5000 | 0.6692 | 0.4000 | 0.9053 | 0.5000 | 0.7000 |" in ours
+    absent = next(line for line in lines if "R-Unet" in line)
+    assert absent.count("not run here") == 5
+    assert "0.7569" in absent
 
 
 @pytest.mark.parametrize("name", study.STUDIES)

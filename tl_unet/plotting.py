@@ -22,6 +22,7 @@ def learning_curves(
     *,
     reference=None,
     reference_label="reference",
+    reference_pace=1.0,
     best_epoch=None,
     title=None,
 ):
@@ -35,6 +36,8 @@ def learning_curves(
         reference: like `history`, other curves to draw thin and dashed behind these, such as a
             paper's. They may have another length and lack metrics. Defaults to `None`.
         reference_label: str, what the legend calls them. Defaults to `"reference"`.
+        reference_pace: float, how many of the reference's epochs lie on one epoch of the axis: 10 where it
+            was trained with a tenth of the learning rate. Defaults to `1.0`.
         best_epoch: int, counted from 1; marked with a vertical line. Defaults to `None`: no line.
         title: str above the panels. Defaults to `None`.
 
@@ -67,7 +70,8 @@ def learning_curves(
     for axes, name in zip(panels, metrics, strict=False):
         kinds = zip((name, f"val_{name}"), ("training", "validation"), _LINES, strict=True)
         for key, kind, colour in kinds:
-            _draw_curve(axes, reference.get(key), f"{kind}, {reference_label}", colour, faint=True)
+            label = f"{kind}, {reference_label}"
+            _draw_curve(axes, reference.get(key), label, colour, reference_pace, faint=True)
             _draw_curve(axes, history.get(key), kind, colour)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.5", linestyle=":", label=f"best epoch: {best_epoch}")
@@ -78,9 +82,8 @@ def learning_curves(
     for axes in panels[len(metrics) :]:
         axes.remove()
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9
-    )
+    columns = 3 if reference else 5  # the reference's label is long
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
     if title:
         figure.suptitle(title)
     return figure
@@ -97,12 +100,12 @@ def _curves(history) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, dtype=float) for name, values in history.items()}
 
 
-def _draw_curve(axes, values, label, colour, faint=False):
+def _draw_curve(axes, values, label, colour, pace=1.0, faint=False):
     if values is None:
         return
     style = {"linestyle": "--", "linewidth": 1, "alpha": 0.6} if faint else {"linewidth": 1.8}
     marker = "o" if len(values) < 12 and not faint else None
-    epochs = np.arange(1, len(values) + 1)
+    epochs = np.arange(1, len(values) + 1) / pace
     axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=4, **style)
 
 

@@ -1,0 +1,164 @@
+"""Collects finished runs of `examples/study.py` and `examples/train_pets.py` for the results pages, and draws their figures.
+
+    python tools/results.py --studies runs/study --pets runs/pets --authors logs/ --data oxford_pets/
+
+For each run, `docs/results/` gets its `results.json` and its history as they are; for each study, its table; for each of the paper's
+models, its curves with the authors' own behind them. `--authors` is the directory of the authors' logs (`munet.csv`, ...).
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+import types
+
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+from paper import pictures  # noqa: E402
+from paper.figures import PANELS, PICTURES, save  # noqa: E402
+from paper.recipes import MODELS  # noqa: E402
+from paper.training import best_epoch, read_history  # noqa: E402
+from study import STUDIES, read, stored, table  # noqa: E402
+
+from tl_unet import plotting  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results"
+PAPER_RATE = 1e-5
+AUTHORS_COLUMNS = {"dice_coef": "dice", "binary_accuracy": "accuracy", "iou": "iou"}
+
+
+def authors_history(path):
+    """The authors' log of a model, with our names for its columns; their loss is minus the Dice coefficient, ours 1 minus it."""
+    log = read_history(path)
+    history = {}
+    for prefix in ("", "val_"):
+        for theirs, ours in AUTHORS_COLUMNS.items():
+            history[prefix + ours] = log[prefix + theirs]
+        history[f"{prefix}loss"] = [1 + loss for loss in log[f"{prefix}loss"]]
+    return history
+
+
+def overlay(name, history, rate, authors):
+    """A model's curves with the authors' behind them, their epochs drawn to the length of ours."""
+    pace = rate / PAPER_RATE
+    label = "authors" + (f" ({pace:g} epochs on one)" if pace != 1 else "")
+    return plotting.learning_curves(
+        history,
+        PANELS,
+        reference=authors_history(authors / f"{name.replace('-', '_')}.csv"),
+        reference_label=label,
+        reference_pace=pace,
+        best_epoch=best_epoch(history),
+        title=f"{MODELS[name].title}, our run and the authors'",
+    )
+
+
+def collect(name, studies, authors):
+    """Copies and draws what there is of a study."""
+    target = RESULTS / name
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "table.md").write_text(table(name, studies))
+    for row in STUDIES[name].rows:
+        for seed in STUDIES[name].seeds:
+            run = f"{row.name}-seed{seed}"
+            folder = studies / name / run
+            entry = read(folder, row)
+            if entry is None:
+                continue
+            shutil.copy(folder / "results.json", target / f"{run}.json")
+            record = folder / "history" / f"{row.model}.csv"
+            shutil.copy(record, target / f"{run}.csv")
+            if STUDIES[name].published:
+                figure = overlay(row.model, read_history(record), entry["learning_rate"], authors)
+                save(figure, target / f"{row.name}.png")
+
+
+def prediction_figure(name, studies, data):
+    """What the models of a study predict for the same test pictures, side by side."""
+    columns = {}
+    for row in STUDIES[name].rows:
+        folder = studies / name / f"{row.name}-seed{STUDIES[name].seeds[0]}"
+        if read(folder, row):
+            columns[MODELS[row.model].title] = np.load(folder / "predictions" / f"{row.model}.npy")
+            options = stored(folder)["configuration"]
+    if columns:
+        parts = pictures.load(types.SimpleNamespace(**options | {"data": data}))
+        images, masks, names = pictures.examples(parts, PICTURES)
+        figure = plotting.prediction_panel(images, masks, columns, names=names)
+        save(figure, RESULTS / name / "predictions.png")
+
+
+def dots(name, studies, title):
+    """The test IoU of each row of a study: a dot a seed, a bar at their mean."""
+    rows = [
+        (row.name, [run["test"]["hard_iou"] for run in runs])
+        for row in STUDIES[name].rows
+        if (
+            runs := [
+                run
+                for seed in STUDIES[name].seeds
+                if (run := read(studies / name / f"{row.name}-seed{seed}", row))
+            ]
+        )
+    ]
+    figure = Figure(figsize=(7, 0.42 * len(rows) + 1.1), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for height, (_, values) in enumerate(rows):
+        axes.plot(values, [height] * len(values), "o", color="#1f77b4", alpha=0.8)
+        axes.plot(np.mean(values), height, "|", color="#d95f02", markersize=22, markeredgewidth=2.5)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("test IoU over the data set, threshold 0.5 (a dot a seed; the bar is the mean)")
+    axes.set_title(title)
+    axes.grid(axis="x", alpha=0.3)
+    save(figure, RESULTS / name / "iou.png")
+
+
+def pets(folder):
+    """The run of the pets recipe: its results, histories, and one curve through all stages."""
+    target = RESULTS / "pets"
+    target.mkdir(parents=True, exist_ok=True)
+    results = json.loads((folder / "results.json").read_text())
+    shutil.copy(folder / "results.json", target / "results.json")
+    joined = {}
+    for stage in results["stages"]:
+        record = folder / stage["name"] / "history.csv"
+        shutil.copy(record, target / f"{stage['name']}.csv")
+        for column, values in read_history(record).items():
+            joined.setdefault(column, []).extend(values)
+    names = ("loss", "iou", "iou_per_image", "accuracy")
+    sizes = ", ".join(f"{stage['epochs']} epochs at {stage['size']}" for stage in results["stages"])
+    save(plotting.learning_curves(joined, names, title=sizes), target / "curves.png")
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--studies", type=pathlib.Path, help="--output of study.py")
+    parser.add_argument("--pets", type=pathlib.Path, help="--output of train_pets.py")
+    parser.add_argument("--authors", type=pathlib.Path, help="directory of the authors' logs")
+    parser.add_argument("--data", default="tfds", help="as in study.py")
+    arguments = parser.parse_args()
+    if arguments.studies:
+        if not arguments.authors:
+            parser.error("--studies needs --authors, to draw their curves behind ours")
+        begun = [name for name in STUDIES if (arguments.studies / name).exists()]
+        for name in begun:
+            collect(name, arguments.studies, arguments.authors)
+            if STUDIES[name].published:
+                prediction_figure(name, arguments.studies, arguments.data)
+            else:
+                dots(name, arguments.studies, STUDIES[name].question)
+    if arguments.pets:
+        pets(arguments.pets)
+
+
+if __name__ == "__main__":
+    main()
