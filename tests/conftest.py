@@ -1,7 +1,9 @@
 """What the tests share: the place of the real data and weights, and small models that are built once."""
 
+import functools
 import os
 import pathlib
+import socket
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -9,6 +11,8 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+
+from tl_unet.encoders import registry, weights
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
@@ -53,3 +57,30 @@ def _fresh_keras(request):
 def image():
     """A batch of two random images whose sides no stride divides."""
     return np.random.default_rng(0).uniform(0, 255, (2, 45, 70, 3)).astype("float32")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network: "imagenet" means random weights, and what else looks for a host fails. The registry is restored afterwards."""
+
+    def no_network(*args, **kwargs):
+        raise OSError(f"the tests are offline; something asked for {args[0]!r}")
+
+    def random_weights(builder):
+        @functools.wraps(builder)
+        def build(*args, weights="imagenet", **kwargs):
+            return builder(*args, weights=None if weights == "imagenet" else weights, **kwargs)
+
+        return build
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(
+        weights,
+        "_imagenet_weights",
+        lambda spec: spec.builder(input_shape=(224, 224, 3), weights=None).get_weights(),
+    )
+    # For those who call `keras.applications` themselves; the registry holds the original functions.
+    for name, builder in vars(keras.applications).items():
+        if name[0].isupper():
+            monkeypatch.setattr(keras.applications, name, random_weights(builder))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))

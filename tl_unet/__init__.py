@@ -11,6 +11,7 @@ from tl_unet.encoders import (
     register_encoder,
 )
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
+from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.loss_base import LossSum
 from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from tl_unet.metrics import DiceCoefficient, IoU
@@ -36,6 +37,8 @@ __all__ = [
     "get_encoder_spec",
     "list_encoders",
     "plotting",
+    "predict_augmented",
+    "predict_tiled",
     "register_encoder",
     "unfreeze_encoder",
 ]

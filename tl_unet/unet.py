@@ -77,7 +77,7 @@ def build_unet(
 
     Reference:
         - [Ronneberger et al., U-Net, 2015](https://arxiv.org/abs/1505.04597)
-        - [Cheng and Lam, Transfer Learning U-Net, 2021](https://arxiv.org/abs/2110.04080)
+        - [Cheng and Lam, Transfer Learning U-Net, 2021](https://arxiv.org/abs/2110.02196)
         - Asai, Shao, Thompson, Wang, Zhao, U-Net Transfer Learning for Image Segmentation with Various Encoders
     """
     _check_choices(decoder, upsampling, normalization, classes, dropout, activation, preprocessing)

@@ -36,8 +36,8 @@ class Subset(NamedTuple):
 
     >>> from tl_unet.data import shapes
     >>> subset = shapes(4, size=32, batch_size=2)
-    >>> subset.dataset.cardinality().numpy(), subset.names[0]
-    (np.int64(2), 'shapes-0-00000')
+    >>> int(subset.dataset.cardinality()), subset.names[0]
+    (2, 'shapes-0-00000')
     """
 
     dataset: tf.data.Dataset

@@ -1,0 +1,322 @@
+"""Prediction beyond `model.predict`: images larger than memory, and averages over changed views of an image.
+
+`predict_tiled` cuts an image into overlapping tiles and blends their masks; `predict_augmented` averages a model's masks of
+flipped, turned or resized copies. Both take any `keras.Model` that maps images to masks of the same size, on any backend.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+
+_AUGMENTATIONS = ("horizontal_flip", "vertical_flip", "rotation", "scale")
+_SCALES = (0.8, 1.25)
+
+
+def predict_tiled(
+    model,
+    image,
+    tile_size=512,
+    overlap=64,
+    batch_size=4,
+    augment=False,
+    *,
+    output=None,
+    progress=None,
+):
+    """Predicts the mask of one image of any size, tile by tile, in bounded memory.
+
+    Tiles overlap, and where they do their masks are blended with smooth weights that sum to one, so there are no seams. Away
+    from its borders a tile's mask is that of the whole image as far as the network's field of view reaches into the tile. Tiles
+    lie evenly, all of one size; an image that is not larger than a tile is predicted as a whole.
+
+    Args:
+        model: `keras.Model` from images `(batch, height, width, channels)` to masks of the same sides.
+        image: array of shape `(height, width, channels)` or `(height, width)`, values as the model wants them (raw 0..255
+            for `build_unet`); or anything with a `shape` that gives arrays when sliced, such as `np.memmap`, a Zarr array or an
+            HDF5 data set; or the path of a TIFF file, which is read by windows (needs `tifffile` and `zarr`).
+        tile_size: int or `(height, width)`, sides of a tile in pixels. A multiple of the encoder's stride, such as 32, avoids
+            padding inside the model. Defaults to `512`.
+        overlap: int, by how many pixels neighbours overlap at least, less than half a tile. Defaults to `64`.
+        batch_size: int, tiles to predict at once. Defaults to `4`.
+        augment: as in `predict_augmented`; applied to each tile. Defaults to `False`.
+        output: array of shape `(height, width, classes)` to write to, such as an `np.memmap` on disk. Defaults to `None`: a new
+            float32 array.
+        progress: callable `progress(done, total)` after each batch, in tiles. Defaults to `None`.
+
+    Returns:
+        The masks, `(height, width, classes)`: `output`, or a float32 NumPy array.
+
+    Raises:
+        ValueError: if a size does not fit, or the model's masks have other sides than its images.
+        TypeError: if `image` is neither sliceable nor the path of a TIFF file.
+        FileNotFoundError: if there is no such file.
+        ImportError: if a TIFF file is to be read without `tifffile` and `zarr`.
+
+    Example:
+
+    >>> import numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv2", weights=None, freeze=False)
+    >>> scene = np.zeros((200, 300, 3), "uint8")
+    >>> tl_unet.predict_tiled(model, scene, tile_size=128, overlap=32).shape
+    (200, 300, 1)
+    """
+    image = _opened(image)
+    height, width = image.shape[:2]
+    tile = _tile(tile_size, (height, width))
+    _check_numbers(tile_size, overlap, batch_size)
+    views = _views(augment)
+    rows, columns = (
+        _positions(length, side, overlap)
+        for length, side in zip((height, width), tile, strict=True)
+    )
+    row_weights, column_weights = (
+        _blending(starts, side, length)
+        for starts, side, length in zip((rows, columns), tile, (height, width), strict=True)
+    )
+    total, done = len(rows) * len(columns), 0
+    band = None  # the sum of a row of tiles, and what it shares with the next one
+    for i, top in enumerate(rows):
+        for chunk in _batched(range(len(columns)), batch_size):
+            tiles = np.stack([_window(image, top, columns[j], tile) for j in chunk])
+            masks = _predict(model, tiles, views, batch_size)
+            if band is None:
+                output = _target(output, (height, width, masks.shape[-1]))
+                band = np.zeros((tile[0], width, masks.shape[-1]), "float32")
+            for j, mask in zip(chunk, masks, strict=True):
+                weight = row_weights[i][:, None, None] * column_weights[j][None, :, None]
+                band[:, columns[j] : columns[j] + tile[1]] += weight * mask
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        ready = (rows[i + 1] if i + 1 < len(rows) else height) - top
+        output[top : top + ready] = band[:ready]
+        band = np.concatenate([band[ready:], np.zeros_like(band[:ready])])
+    return output
+
+
+def predict_augmented(model, images, augment=True, batch_size=8):
+    """Predicts the mean of a model's masks over changed views of each image (test-time augmentation).
+
+    Each view is predicted, its mask is changed back, and the masks are averaged: probabilities stay probabilities. It costs
+    one prediction a view.
+
+    Args:
+        model: `keras.Model` from images `(batch, height, width, channels)` to masks of the same sides.
+        images: array `(batch, height, width, channels)`, values as the model wants them.
+        augment: `True` for `"horizontal_flip"`, `False` for none, or one or several of `"horizontal_flip"`, `"vertical_flip"`,
+            `"rotation"` (by 90, 180 and 270 degrees) and `"scale"` (to 0.8 and 1.25 of the size); flips and rotations combine, to
+            at most eight views, each in every scale. Use what the model has seen in training. Defaults to `True`.
+        batch_size: int, images to predict at once. Defaults to `8`.
+
+    Returns:
+        float32 NumPy array `(batch, height, width, classes)`.
+
+    Raises:
+        ValueError: if an argument has no such value, or the model's masks have other sides than its images.
+
+    Example:
+
+    >>> import numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv2", weights=None, freeze=False)
+    >>> pictures = np.zeros((2, 64, 64, 3), "float32")
+    >>> tl_unet.predict_augmented(model, pictures, ["horizontal_flip", "scale"]).shape
+    (2, 64, 64, 1)
+    """
+    views = _views(augment)
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
+        raise ValueError(
+            "`images` must be a batch (batch, height, width, channels) of at least one image; received shape "
+            f"{images.shape}. For one image pass image[None]."
+        )
+    _check_numbers(1, 0, batch_size)
+    return np.concatenate(
+        [
+            _predict(model, images[list(chunk)], views, batch_size)
+            for chunk in _batched(range(len(images)), batch_size)
+        ]
+    )
+
+
+# --- Views ----------------------------------------------------------------------------------------
+
+
+def _views(augment) -> list[tuple[Callable, Callable]]:
+    """Pairs of a change of `(batch, height, width, channels)` arrays and its inverse, the identity among them."""
+    if isinstance(augment, str):
+        augment = (augment,)
+    elif isinstance(augment, bool) or augment is None:
+        augment = ("horizontal_flip",) if augment else ()
+    elif not isinstance(augment, Iterable):
+        raise ValueError(
+            f"`augment` must be a bool or of {list(_AUGMENTATIONS)}. Received: {augment!r}"
+        )
+    wanted = set(augment)
+    if unknown := wanted - set(_AUGMENTATIONS):
+        raise ValueError(
+            f"`augment` knows {list(_AUGMENTATIONS)}. Received: {sorted(map(str, unknown))}"
+        )
+    flips = [()]
+    if "horizontal_flip" in wanted:
+        flips.append((2,))
+    if "vertical_flip" in wanted:
+        flips += [(1, *axes) for axes in list(flips)]
+    turns = range(4) if "rotation" in wanted else range(1)
+    scales = (1.0, *_SCALES) if "scale" in wanted else (1.0,)
+    views, seen = [], set()
+    for axes, turn, scale in itertools.product(flips, turns, scales):
+        # Both flips are half a turn: what a picture looks like decides whether a view is new.
+        key = (_flip_and_turn(np.arange(4).reshape(1, 2, 2, 1), axes, turn).tobytes(), scale)
+        if key not in seen:
+            seen.add(key)
+            views.append(_view(axes, turn, scale))
+    return views
+
+
+def _view(axes, turn, scale):
+    def change(images):
+        return _resize(_flip_and_turn(images, axes, turn), scale)
+
+    def undo(masks, sides):
+        sides = sides[::-1] if turn % 2 else sides
+        masks = _resize_to(masks, sides)
+        return np.flip(np.rot90(masks, -turn, axes=(1, 2)), axes)
+
+    return change, undo
+
+
+def _flip_and_turn(images, axes, turn):
+    return np.rot90(np.flip(images, axes), turn, axes=(1, 2))
+
+
+def _resize(images, scale):
+    sides = [max(1, round(side * scale)) for side in images.shape[1:3]]
+    return _resize_to(images, sides)
+
+
+def _resize_to(images, sides):
+    if tuple(images.shape[1:3]) == tuple(sides):
+        return images
+    resized = keras.ops.image.resize(
+        np.ascontiguousarray(images, "float32"),
+        tuple(sides),
+        antialias=True,
+        data_format="channels_last",
+    )
+    return keras.ops.convert_to_numpy(resized)
+
+
+def _predict(model, images, views, batch_size):
+    """The mean over the views; the batch is filled up, so that every backend compiles one shape only."""
+    count = len(images)
+    if count < batch_size:
+        images = np.concatenate([images, np.repeat(images[:1], batch_size - count, axis=0)])
+    total = 0.0
+    for change, undo in views:
+        view = np.ascontiguousarray(change(images))
+        masks = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(view)), "float32")
+        if masks.ndim != 4 or masks.shape[1:3] != view.shape[1:3]:
+            raise ValueError(
+                f"The model's masks must have the sides of its images: images of shape {view.shape} gave {masks.shape}."
+            )
+        total = total + undo(masks, images.shape[1:3])
+    return (total / len(views))[:count]
+
+
+# --- Tiles ----------------------------------------------------------------------------------------
+
+
+def _opened(image):
+    """Something with a three-dimensional shape that can be sliced."""
+    if isinstance(image, str | os.PathLike):
+        image = _tiff(image)
+    if not hasattr(image, "shape") or not hasattr(image, "__getitem__"):
+        raise TypeError(
+            "`image` must be an array, something that can be sliced like one, or the path of a TIFF file; "
+            f"received {type(image).__name__}."
+        )
+    if len(image.shape) not in (2, 3) or 0 in image.shape:
+        raise ValueError(
+            "`image` must have the shape (height, width, channels) or (height, width), without a batch; "
+            f"received {tuple(image.shape)}."
+        )
+    return image
+
+
+def _tiff(path):
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        import tifffile
+        import zarr
+    except ImportError as error:
+        raise ImportError(
+            "Reading a TIFF file by windows needs tifffile and zarr: `pip install tifffile zarr`."
+        ) from error
+    try:
+        store = tifffile.imread(path, aszarr=True)
+    except tifffile.TiffFileError as error:
+        raise TypeError(
+            f"{str(path)!r} is no TIFF file ({error}). Read it into an array first, for instance with Pillow."
+        ) from error
+    array = zarr.open(store, mode="r")
+    return array if hasattr(array, "shape") else array["0"]  # a pyramid: its finest level
+
+
+def _tile(tile_size, sides):
+    try:
+        height, width = (tile_size, tile_size) if np.isscalar(tile_size) else tile_size
+        tile = int(height), int(width)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`tile_size` must be an int or (height, width). Received: {tile_size!r}"
+        ) from None
+    return tuple(min(side, length) for side, length in zip(tile, sides, strict=True))
+
+
+def _check_numbers(tile_size, overlap, batch_size):
+    smallest = int(np.min(tile_size))
+    if smallest < 1:
+        raise ValueError(f"`tile_size` must be positive. Received: {tile_size!r}")
+    if not 0 <= overlap <= smallest / 2:
+        raise ValueError(
+            f"`overlap` must be at least 0 and at most half a tile. Received: {overlap!r} for tiles of {tile_size!r}"
+        )
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive int. Received: {batch_size!r}")
+
+
+def _positions(length, side, overlap):
+    """Where the tiles begin: the fewest that overlap enough, evenly spread."""
+    count = max(1, -(-(length - overlap) // max(1, side - overlap)))
+    return np.linspace(0, length - side, count).round().astype(int).tolist()
+
+
+def _blending(starts, side, length):
+    """The weights of each tile along one axis: smooth, and at every pixel they sum to one over the tiles."""
+    # A hat without corners; not 0 at its ends, since an image's border belongs to one tile only.
+    hat = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + side] += hat
+    return [(hat / total[start : start + side]).astype("float32") for start in starts]
+
+
+def _window(image, top, left, tile):
+    window = np.asarray(image[top : top + tile[0], left : left + tile[1]])
+    return window[..., None] if window.ndim == 2 else window
+
+
+def _batched(items, size):
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _target(output, shape):
+    if output is None:
+        return np.empty(shape, "float32")
+    if tuple(output.shape) != shape:
+        raise ValueError(f"`output` must have the shape {shape}; received {tuple(output.shape)}.")
+    return output
