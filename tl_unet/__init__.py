@@ -10,6 +10,7 @@ from tl_unet.encoders import (
     list_encoders,
     register_encoder,
 )
+from tl_unet.export import export_model, load_exported, max_difference
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.loss_base import LossSum
@@ -33,9 +34,12 @@ __all__ = [
     "TverskyLoss",
     "build_unet",
     "data",
+    "export_model",
     "freeze_encoder",
     "get_encoder_spec",
     "list_encoders",
+    "load_exported",
+    "max_difference",
     "plotting",
     "predict_augmented",
     "predict_tiled",

@@ -42,7 +42,8 @@ class PadToMultiple(keras.layers.Layer):
             )
 
     def _target(self, side):
-        target = -(-side // self.multiple) * self.multiple
+        # Nothing negative: converters to other runtimes round negative quotients towards zero.
+        target = (side + self.multiple - 1) // self.multiple * self.multiple
         # A Python int must stay one (JAX traces with known sides), a run-time tensor can't become one.
         return (
             max(target, self.minimum)

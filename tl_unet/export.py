@@ -1,0 +1,316 @@
+"""Models for other runtimes: SavedModel, ONNX, OpenVINO and LiteRT, also in 8-bit integers, and a check of what came out.
+
+`export_model` writes a file that needs neither Keras nor this library; preprocessing is in the graph, so raw images 0..255 go in.
+`load_exported` runs it in its own runtime, `max_difference` compares it with the Keras model. Each format needs its own packages:
+`pip install "tl-unet[export]"` brings all. Exporting needs the TensorFlow backend.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# What a file of each format ends with; a SavedModel is a directory.
+SUFFIXES = {
+    "saved-model": "",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "openvino-int8": ".xml",
+    "litert": ".tflite",
+    "litert-int8": ".tflite",
+}
+_PACKAGES = {
+    "onnx": ("tf2onnx", "onnx"),
+    "openvino": ("openvino",),
+    "openvino-int8": ("openvino", "nncf"),
+}
+
+
+def export_model(model, path, format="saved-model", *, size=None, images=None) -> Path:
+    """Writes a model for another runtime, as one graph for inference with its preprocessing.
+
+    The file's input is a float32 batch `(batch, height, width, channels)` of raw images, its output the float32 masks. It is
+    complete or not there: it is written beside `path` and then renamed.
+
+    Args:
+        model: `keras.Model` with one image input, such as `build_unet` returns.
+        path: where to write. The format's ending (`.onnx`, `.xml`, `.tflite`) is added if missing; a SavedModel is a directory.
+            OpenVINO also writes a `.bin` file beside its `.xml`. What is there is replaced.
+        format: one of `"saved-model"`, `"onnx"`, `"openvino"`, `"litert"` (formerly TensorFlow Lite), and `"openvino-int8"` and
+            `"litert-int8"`, whose convolutions compute in 8-bit integers, calibrated on `images`. Defaults to `"saved-model"`.
+        size: int or `(height, width)`, to fix the sides. Some runtimes are faster then, LiteRT needs it for `upsampling="nearest"` and
+            `"bilinear"`, and `"litert-int8"` in any case (the sides of `images` if not given). Defaults to `None`: the model's own, any
+            size where they are unknown.
+        images: array `(count, height, width, channels)` of typical raw images, some dozens, for the int8 formats. Defaults to
+            `None`.
+
+    Returns:
+        `pathlib.Path` of what was written.
+
+    Raises:
+        ValueError: if an argument has no such value, `images` are missing or do not fit, or the runtime cannot express the model.
+        ImportError: if a package of the format is missing.
+        RuntimeError: if Keras does not run on TensorFlow.
+
+    Example:
+
+    >>> import tempfile, numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv3small", weights=None, freeze=False)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = tl_unet.export_model(model, folder.name + "/unet", "litert", size=64)
+    >>> path.name
+    'unet.tflite'
+    >>> pictures = np.zeros((1, 64, 64, 3), "float32")
+    >>> tl_unet.load_exported(path)(pictures).shape
+    (1, 64, 64, 1)
+    >>> folder.cleanup()
+    """
+    if format not in SUFFIXES:
+        raise ValueError(f"`format` must be one of {list(SUFFIXES)}. Received: format={format!r}")
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"Exporting needs the TensorFlow backend, but Keras runs on {keras.backend.backend()!r}. Save the model as .keras, "
+            "and load it with KERAS_BACKEND=tensorflow."
+        )
+    _require(*_PACKAGES.get(format, ()))
+    path = Path(path)
+    if SUFFIXES[format] and path.suffix != SUFFIXES[format]:
+        path = path.with_name(path.name + SUFFIXES[format])
+    if format.endswith("int8"):
+        images = _calibration(images, model)
+        if size is None and format == "litert-int8":
+            size = images.shape[1:3]
+    signature = _signature(model, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
+        draft = Path(beside, path.name)
+        try:
+            _WRITERS[format](model, draft, signature, images)
+        except ImportError:
+            raise
+        except Exception as error:
+            fixed = "" if size is not None else " Fixed sides may help: size=256."
+            raise ValueError(
+                f"The model could not be written as {format!r}.{fixed} What the converter said: {error}"
+            ) from error
+        _install(Path(beside), path)
+    return path
+
+
+def load_exported(path) -> Callable:
+    """Loads an exported model in its own runtime, without Keras.
+
+    Args:
+        path: what `export_model` returned: a SavedModel's directory, or a `.onnx`, `.xml` or `.tflite` file.
+
+    Returns:
+        A callable from raw images, `(batch, height, width, channels)`, to float32 masks as NumPy arrays.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is none of the formats.
+        ImportError: if the runtime is not installed.
+
+    Example: see `export_model`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
+    if path.is_dir() and (path / "saved_model.pb").exists():
+        return _run_saved_model(path)
+    runners = {".onnx": _run_onnx, ".xml": _run_openvino, ".tflite": _run_litert}
+    if path.suffix not in runners:
+        raise ValueError(
+            f"{str(path)!r} is no exported model: expected a SavedModel's directory or a file ending in {sorted(runners)}."
+        )
+    return runners[path.suffix](path)
+
+
+def max_difference(model, path, images, batch_size=8) -> float:
+    """The greatest difference between the masks of an exported model and those of the Keras model.
+
+    Args:
+        model: the `keras.Model`.
+        path: as for `load_exported`.
+        images: array `(count, height, width, channels)` of raw images.
+        batch_size: int, images at once. Defaults to `8`.
+
+    Returns:
+        float, the largest absolute difference over all pixels and classes.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    if not len(images):
+        raise ValueError("`images` is empty: there is nothing to compare.")
+    exported, differences = load_exported(path), []
+    for i in range(0, len(images), batch_size):
+        batch = np.asarray(images[i : i + batch_size], "float32")
+        differences.append(np.abs(exported(batch) - model.predict_on_batch(batch)).max())
+    return float(max(differences))
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _require(*packages):
+    import importlib.util
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'This format needs {" and ".join(missing)}: `pip install {" ".join(missing)}`, or `pip install "tl-unet[export]"` for all.'
+        )
+
+
+def _signature(model, size):
+    """The input as the file will have it: float32, any number of images."""
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"Only models with one input can be exported; this one has {len(model.inputs)}."
+        )
+    _, height, width, channels = model.inputs[0].shape
+    if size is not None:
+        try:
+            height, width = (size, size) if np.isscalar(size) else size
+            height, width = int(height), int(width)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`size` must be an int or (height, width). Received: {size!r}"
+            ) from None
+        if min(height, width) < 1:
+            raise ValueError(f"`size` must be positive. Received: {size!r}")
+    return [keras.InputSpec(shape=(None, height, width, channels), dtype="float32", name="image")]
+
+
+def _calibration(images, model):
+    if images is None or not len(images):
+        raise ValueError(
+            "The int8 formats are calibrated on typical images: pass images=, an array of some dozens of raw images."
+        )
+    images = np.asarray(images, "float32")
+    channels = model.inputs[0].shape[-1]
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(
+            f"`images` must have the shape (count, height, width, {channels}). Received: {images.shape}"
+        )
+    return images
+
+
+# Keras' exporters call string methods on the path.
+
+
+def _write_saved_model(model, path, signature, images):
+    model.export(str(path), format="tf_saved_model", input_signature=signature, verbose=False)
+
+
+def _write_onnx(model, path, signature, images):
+    model.export(str(path), format="onnx", input_signature=signature, verbose=False)
+
+
+def _write_openvino(model, path, signature, images):
+    model.export(str(path), format="openvino", input_signature=signature, verbose=False)
+
+
+def _write_openvino_int8(model, path, signature, images):
+    import nncf
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        floats = Path(folder, "model.xml")
+        _write_openvino(model, floats, signature, images)
+        quantized = nncf.quantize(
+            openvino.Core().read_model(floats),
+            nncf.Dataset([image[None] for image in images]),
+            subset_size=len(images),
+        )
+        openvino.save_model(quantized, path, compress_to_fp16=False)
+
+
+def _write_litert(model, path, signature, images):
+    model.export(str(path), format="litert", input_signature=signature, verbose=False)
+
+
+def _write_litert_int8(model, path, signature, images):
+    import tensorflow as tf
+
+    sides = signature[0].shape[1:3]
+    resized = keras.ops.convert_to_numpy(keras.ops.image.resize(images, sides, antialias=True))
+    model.export(
+        str(path),
+        format="litert",
+        input_signature=signature,
+        verbose=False,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([image[None]] for image in resized),
+    )
+
+
+_WRITERS = {
+    "saved-model": _write_saved_model,
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "openvino-int8": _write_openvino_int8,
+    "litert": _write_litert,
+    "litert-int8": _write_litert_int8,
+}
+
+
+def _install(beside, path):
+    """Moves what was written to its place; the main file last, so that it never stands there without its companions."""
+    for written in sorted(beside.iterdir(), key=lambda file: file.name == path.name):
+        target = path.with_name(written.name)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(written, target)
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+
+def _run_saved_model(path):
+    import tensorflow as tf
+
+    artifact = tf.saved_model.load(path)
+    # The artifact must outlive this call: its functions do not keep its variables.
+    return lambda images: artifact.serve(np.asarray(images, "float32")).numpy()
+
+
+def _run_onnx(path):
+    _require("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: np.asarray(images, "float32")})[0]
+
+
+def _run_openvino(path):
+    _require("openvino")
+    import openvino
+
+    # Without the hint some processors compute in bfloat16.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: compiled(np.asarray(images, "float32"))[compiled.output(0)]
+
+
+def _run_litert(path):
+    _require("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+    def run(images):
+        images = np.asarray(images, "float32")
+        interpreter.resize_tensor_input(entry["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(entry["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return run
