@@ -9,7 +9,17 @@ import tl_unet
 pytest.importorskip("matplotlib")
 from matplotlib.text import Annotation
 
-from tl_unet.plotting import architecture_diagram, learning_curves, prediction_panel
+from tl_unet.plotting import (
+    architecture_diagram,
+    class_bars,
+    class_colours,
+    confusion_matrix,
+    error_overlay,
+    error_sheet,
+    learning_curves,
+    overlay,
+    prediction_panel,
+)
 
 HISTORY = {
     "loss": [0.6, 0.4, 0.3],
@@ -174,3 +184,84 @@ def test_diagram_of_a_model_without_an_encoder_is_an_error():
 
     with pytest.raises(ValueError, match="build_unet"):
         architecture_diagram(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
+
+
+def test_overlay_colours_the_classes_and_leaves_the_background():
+    image = np.full((6, 6, 3), 100, "uint8")
+    mask = np.zeros((6, 6, 1), "uint8")
+    mask[:, 3:] = 2
+    mask[0, 0] = 255
+    shown = overlay(image, mask, alpha=1, outline=False)
+    np.testing.assert_array_equal(shown[:, :3], image[:, :3])
+    assert (shown[:, 3:] == class_colours(3)[2]).all()
+    outlined = overlay(image, mask, alpha=0.0)
+    assert (outlined[:, 3] == class_colours(3)[2]).all()
+    np.testing.assert_array_equal(outlined[:, 4:], image[:, 4:])
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+@pytest.mark.parametrize("channels", [None, 1, 3, 5])
+def test_overlay_takes_images_of_any_range_and_channels(channels, scale):
+    shape = (4, 4) if channels is None else (4, 4, channels)
+    shown = overlay(np.full(shape, 0.5 * scale), np.zeros((4, 4)))
+    assert shown.shape == (4, 4, 3)
+    assert abs(int(shown.mean()) - 127) <= 1
+
+
+def test_overlays_of_other_sides_are_an_error():
+    with pytest.raises(ValueError, match="sides"):
+        overlay(np.zeros((4, 4, 3)), np.zeros((4, 5)))
+    with pytest.raises(ValueError, match="sides"):
+        error_overlay(np.zeros((4, 4, 3)), np.zeros((4, 4)), np.zeros((5, 4)))
+    with pytest.raises(ValueError, match="class 3"):
+        overlay(np.zeros((1, 1, 3)), np.full((1, 1), 3), colours=class_colours(2))
+
+
+def test_error_overlay_tells_hits_from_misses_and_ignores_255():
+    truth, guess = np.array([[1, 1, 0, 0, 255, 2]]), np.array([[1, 0, 1, 0, 1, 1]])
+    shown = error_overlay(np.zeros((1, 6, 3)), truth, guess, alpha=1)[0]
+    hit, miss, alarm, ground, ignored, confused = map(tuple, shown)
+    assert len({hit, miss, alarm, ground}) == 4
+    assert ground == ignored == (0, 0, 0)
+    assert confused == alarm
+
+
+def test_class_colours_are_all_different():
+    assert len({tuple(colour) for colour in class_colours(40)}) == 40
+    assert tuple(class_colours(40)[0]) == (0, 0, 0)
+
+
+def test_error_sheet_shows_pictures_of_any_sizes():
+    images = [np.zeros((8, 10, 3)), np.zeros((20, 10, 3)), np.zeros((5, 5, 1))]
+    masks = [np.zeros(image.shape[:2], "uint8") for image in images]
+    figure = error_sheet(images, masks, masks, names=["a", "b", "c" * 60], title="worst")
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 6
+    assert shown[4].get_title(loc="left").endswith("…")
+    with pytest.raises(ValueError, match="3 images"):
+        error_sheet(images, masks, masks[:2])
+    with pytest.raises(ValueError, match="0 images"):
+        error_sheet([], [], [])
+
+
+def test_confusion_matrix_shows_shares_of_the_true_class():
+    figure = confusion_matrix([[3, 1], [0, 0]], title="t")
+    assert texts(figure) == ["75.0", "25.0", "0.0", "0.0"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1"]
+    assert not texts(confusion_matrix(np.eye(20)))
+    with pytest.raises(ValueError, match="square"):
+        confusion_matrix([[1, 2]])
+    with pytest.raises(ValueError, match="2 classes, but 1 names"):
+        confusion_matrix(np.eye(2), ["one"])
+
+
+def test_class_bars_show_each_score_of_each_class():
+    figure = class_bars({"IoU": [0.5, np.nan], "Dice": [0.6, 0.1]}, ["cat", "dog"])
+    widths = [patch.get_width() for patch in figure.axes[0].patches]
+    assert widths == [0.5, 0.0, 0.6, 0.1]
+    assert "–" in texts(figure)
+    assert len(class_bars({"IoU": [0.5]}).axes[0].patches) == 1
+    with pytest.raises(ValueError, match="equally many"):
+        class_bars({"IoU": [0.5], "Dice": [0.5, 0.6]})
+    with pytest.raises(ValueError, match="at least one"):
+        class_bars({})

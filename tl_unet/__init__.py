@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    # TensorFlow's input pipelines and matplotlib are imported by those who use them, not by everyone.
-    if name in ("data", "plotting"):
+    # TensorFlow's input pipelines, matplotlib and the like are imported by those who use them, not by everyone.
+    if name in ("data", "evaluation", "plotting", "prediction_files", "training"):
         return importlib.import_module(f"tl_unet.{name}")
     raise AttributeError(f"module 'tl_unet' has no attribute {name!r}")

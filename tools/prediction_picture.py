@@ -8,6 +8,8 @@ import pathlib
 
 import keras
 import numpy as np
+import results  # noqa: F401  (puts examples/ on the path)
+from paper.figures import save_picture
 
 import tl_unet.data
 
@@ -32,8 +34,7 @@ def main():
     rows = [images, 255 * masks.repeat(3, -1), 255 * predictions.repeat(3, -1)]
     # Every row is one strip: batch and width change places and become one axis.
     strips = [row.swapaxes(0, 1).reshape(arguments.size, -1, 3) for row in rows]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    keras.utils.save_img(arguments.output, np.concatenate(strips), scale=False)
+    save_picture(keras.utils.array_to_img(np.concatenate(strips), scale=False), arguments.output)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ PANELS = ("loss", "dice", "iou", "accuracy")
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure as PNG; one that would be too large for a repository gets 256 colours, and is made smaller."""
+    """Write a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    picture = Image.open(buffer).convert("RGB")
+    save_picture(Image.open(buffer).convert("RGB"), path)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture as PNG; one that would be too large for a repository gets 256 colours, and is made smaller."""
     with replacing(path) as temporary:
         picture.save(temporary, optimize=True)
         while temporary.stat().st_size >= LARGEST:

@@ -1,0 +1,274 @@
+"""`tl-unet encoders`, `evaluate`, `predict` and `export`: results, exit status, what machines read."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from encoder_parameters import PAGE, parameters
+from PIL import Image
+from test_cli_train import run
+from test_prediction_files import bright, half
+from test_training import write_pairs
+from typer.testing import CliRunner
+
+import tl_unet
+from tl_unet.cli import encoders as command
+from tl_unet.cli.app import app
+from tl_unet.runs import RunFolder, write_json
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The folder of a training whose model finds bright pixels, with its data."""
+    pairs = write_pairs(tmp_path / "data", count=5)
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.path.mkdir()
+    bright().save(run_folder.model)
+    options = {"size": [32, 32], "labels": "1:1,2:0", "mask_suffix": ""}
+    options |= {"images": str(pairs[0]), "masks": str(pairs[1]), "val_images": None}
+    names = {"train": [], "validation": ["größe_0", "größe_1"]}
+    write_json(run_folder.settings, {"options": options, "names": names})
+    return run_folder.path, *pairs
+
+
+# --- encoders -------------------------------------------------------------------------------------
+
+
+def test_encoders_lists_all_with_their_numbers():
+    found = json.loads(run("encoders", "--json").stdout)
+    assert [row["encoder"] for row in found] == tl_unet.list_encoders()
+    vgg = next(row for row in found if row["encoder"] == "vgg16")
+    assert vgg["parameters"] == 14_714_688
+    assert vgg["strides"] == [1, 2, 4, 8, 16]
+    assert vgg["imagenet_megabytes"] == 58.9
+    assert next(row for row in found if row["encoder"] == "unet")["imagenet_megabytes"] is None
+
+
+def test_encoders_of_a_pattern_in_a_table():
+    text = run("encoders", "resnet50*").stdout
+    assert "resnet50v2" in text
+    assert "vgg16" not in text
+    assert "23,587,712" in text
+    run("encoders", "magic*", status=2)
+
+
+def test_numbers_of_parameters_are_those_of_the_docs():
+    # Other tests may have registered encoders of their own, of which nothing is known.
+    known = {row["encoder"]: row["parameters"] for row in command.rows() if row["parameters"]}
+    assert known == parameters(PAGE.read_text())
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def test_evaluate_a_training_with_its_own_labels_and_size(trained):
+    folder, images, masks = trained
+    result = run("evaluate", folder, "--images", images, "--masks", masks)
+    assert "IoU" in result.stdout
+    assert "1.0000 (1.0000 to 1.0000)" in result.stdout
+    names = {path.name for path in (folder / "evaluation").iterdir()}
+    assert names == {"scores.json", "per_image.csv", "worst.png", "confusion.png", "per_class.png"}
+
+
+def test_evaluate_a_model_as_json(trained, tmp_path):
+    folder, images, masks = trained
+    arguments = ["--images", images, "--masks", masks, "--labels", "1:0,2:1", "--size", "16"]
+    arguments += ["--tta", "--threshold", "0.4", "-o", tmp_path / "report", "--json"]
+    found = json.loads(run("evaluate", folder / "model.keras", *arguments).stdout)
+    assert found["dataset"]["iou"] < 0.1
+    assert found["images"] == 5
+    assert (tmp_path / "report" / "worst.png").exists()
+
+
+def test_evaluate_takes_the_trainings_validation_images_without_others(trained):
+    folder, _, _ = trained
+    assert json.loads(run("evaluate", folder, "--json").stdout)["images"] == 2
+    result = run("evaluate", folder / "model.keras", status=2)
+    assert "--images and --masks are needed" in result.stderr
+
+
+def test_evaluate_lists_what_is_wrong_and_ends_with_1(trained):
+    folder, images, masks = trained
+    (masks / "größe_2.png").unlink()
+    Image.new("L", (9, 9), 1).save(masks / "größe_3.png")
+    result = run("evaluate", folder, "--images", images, "--masks", masks, status=1)
+    assert "größe_2: the mask has no image" in result.stderr or "größe_2" in result.stderr
+    assert "they must be equal" in result.stderr
+    result = run(
+        *("evaluate", folder / "model.keras", "--images", images, "--masks", masks), status=1
+    )
+    assert "unexpected mask value" in result.stderr or "größe_2" in result.stderr
+
+
+def test_evaluate_with_wrong_usage_ends_with_2(trained, tmp_path):
+    folder, images, masks = trained
+    run("evaluate", tmp_path / "nothing", "--images", images, "--masks", masks, status=2)
+    run("evaluate", folder, "--images", tmp_path / "no", "--masks", masks, status=2)
+    run("evaluate", folder, "--images", images, status=2)
+    arguments = ["--images", images, "--masks", masks]
+    run("evaluate", folder, *arguments, "--size", "x", status=2)
+    run("evaluate", folder, *arguments, "--labels", "x", status=2)
+    run("evaluate", folder, *arguments, "--threshold", "2", status=2)
+
+
+# --- predict --------------------------------------------------------------------------------------
+
+
+def test_predict_files_and_folders(trained, tmp_path):
+    folder, images, _ = trained
+    Image.fromarray(half(40, 90)).save(tmp_path / "photo [1].jpg")
+    masks = tmp_path / "masks"
+    result = run("predict", folder, tmp_path / "photo [1].jpg", images, "-o", masks, "--overlay")
+    assert f"6 masks in {masks}" in result.stdout
+    assert Image.open(masks / "photo [1].png").size == (90, 40)
+    assert len(list(masks.glob("*_overlay.png"))) == 6
+
+
+def test_predict_says_which_files_failed_and_ends_with_1(trained, tmp_path):
+    folder, images, _ = trained
+    (images / "text.png").write_text("no picture")
+    result = run("predict", folder, images, "-o", tmp_path / "masks", status=1)
+    assert "text.png: the image cannot be read" in result.stderr
+    assert "1 of 6 pictures failed" in result.stderr
+    arguments = [images, "-o", tmp_path / "masks", "--json"]
+    found = json.loads(run("predict", folder, *arguments, status=1).stdout)
+    assert [file["source"].rsplit("/")[-1] for file in found if file["error"]] == ["text.png"]
+    assert all(0 < file["foreground"] < 1 for file in found if not file["error"])
+
+
+def test_predict_resizes_as_the_training_unless_told_otherwise(trained, tmp_path, monkeypatch):
+    from tl_unet import prediction_files
+
+    folder, images, _ = trained
+    seen = []
+
+    def fake(model, sources, output, **options):
+        seen.append((options["size"], options["tile"], options["augment"], options["threshold"]))
+        return []
+
+    monkeypatch.setattr(prediction_files, "predict_files", fake)
+    for path, *options in (
+        (folder,),
+        (folder / "model.keras",),
+        (folder, "--tile", "64", "--overlap", "8", "--tta"),
+        (folder, "--size", "16x24", "--threshold", "0.3"),
+    ):
+        run("predict", path, images, "-o", tmp_path / "masks", *options)
+    assert seen == [
+        ([32, 32], 512, False, 0.5),
+        (None, 512, False, 0.5),
+        (None, 64, True, 0.5),
+        ((16, 24), 512, False, 0.3),
+    ]
+
+
+def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
+    folder, images, _ = trained
+    masks = ["-o", tmp_path / "masks"]
+    run("predict", folder, tmp_path / "nothing.png", *masks, status=2)
+    run("predict", tmp_path / "nothing.keras", images, *masks, status=2)
+    run("predict", folder, images, *masks, "--size", "32", "--tile", "32", status=2)
+    run("predict", folder, images, *masks, "--tile", "32", "--overlap", "20", status=2)
+    result = run("predict", folder, images, "-o", images, status=2)
+    assert "would overwrite" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_ends_with_1(trained, tmp_path):
+    folder, images, _ = trained
+    (tmp_path / "file").write_text("")
+    run("predict", folder, images, "-o", tmp_path / "file" / "masks", status=1)
+
+
+def test_models_that_are_none_or_run_code_end_with_1(trained, tmp_path):
+    _, images, _ = trained
+    (tmp_path / "text.keras").write_text("no model")
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Lambda(lambda x: x[..., :1])(image)).save(
+        tmp_path / "evil.keras"
+    )
+    for name, message in (("text", "is no model"), ("evil", "refused")):
+        arguments = [tmp_path / f"{name}.keras", images, "-o", tmp_path / "masks"]
+        result = run("predict", *arguments, status=1)
+        assert message in result.stderr
+        assert "Traceback" not in result.output
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def test_export_compares_with_keras_on_the_trainings_pictures(trained, tmp_path):
+    folder, _, _ = trained
+    result = run("export", folder, "-f", "saved-model", "-o", tmp_path / "saved")
+    assert "on 2 pictures" in result.stdout
+    assert (tmp_path / "saved" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino", "litert", "litert-int8"])
+def test_export_in_other_formats(format, trained, tmp_path):
+    folder, images, _ = trained
+    model = folder / "model.keras"
+    arguments = ["-f", format, "-o", tmp_path / "unet", "--images", images, "--size", 32, "--json"]
+    report = json.loads(run("export", model, *arguments).stdout)
+    assert report["images"] == 5
+    assert report["same_class"] > 0.95
+    assert report["bytes"] > 100
+    if "int8" not in format:
+        assert report["max_difference"] < 1e-4
+
+
+def test_an_export_that_differs_ends_with_1(trained, tmp_path, monkeypatch):
+    from tl_unet import export
+
+    folder, _, _ = trained
+
+    def wrong(path):
+        return lambda images: np.zeros((*images.shape[:3], 1), "float32")
+
+    monkeypatch.setattr(export, "export_model", lambda model, path, *args, **kwargs: folder)
+    monkeypatch.setattr(export, "load_exported", wrong)
+    assert "differ" in run("export", folder, "-o", tmp_path / "saved", status=1).stderr
+
+
+def test_export_with_wrong_usage_ends_with_2(trained, tmp_path):
+    folder, _, _ = trained
+    run("export", folder, "-f", "magic", "-o", tmp_path / "x", status=2)
+    model = folder / "model.keras"
+    result = run("export", model, "-f", "litert-int8", "-o", tmp_path / "x", status=2)
+    assert "--images" in result.stderr
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["encoders", "train", "evaluate", "predict", "export"])
+def test_help_has_examples(name):
+    text = CliRunner().invoke(app, [name, "--help"]).stdout
+    assert f"tl-unet {name}" in text
+    assert "Examples" in text
+
+
+def test_version_and_nothing():
+    assert tl_unet.__version__ in run("--version").stdout
+    assert "Usage" in CliRunner().invoke(app, []).output
+
+
+def test_the_library_does_without_the_commands_packages():
+    code = """
+import sys
+absent = ("typer", "scipy", "matplotlib", "tensorflow_datasets", "tensorboard", "tifffile", "zarr")
+for name in absent:
+    sys.modules[name] = None
+import tl_unet, tl_unet.evaluation, tl_unet.plotting, tl_unet.prediction_files, tl_unet.runs, tl_unet.training
+from tl_unet.cli import main
+main()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert 'pip install "tl-unet[cli]"' in found.stderr
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,259 @@
+"""Masks of picture files: of the picture's size and place, whatever the picture is; what can't be read is told."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_unet
+
+from tl_unet.pictures import read_picture
+from tl_unet.prediction_files import plan_targets, predict_files
+
+tifffile = pytest.importorskip("tifffile")
+
+
+def bright(channels=3, classes=1, level=100.0):
+    """A model that finds bright pixels, whatever their surroundings."""
+    image = keras.Input((None, None, channels))
+    mask = keras.layers.Conv2D(
+        classes, 1, name="mask", activation="sigmoid" if classes == 1 else "softmax"
+    )(image)
+    model = keras.Model(image, mask)
+    kernel = np.full((1, 1, channels, classes), 1 / channels)
+    bias = np.full(classes, -level)
+    if classes > 1:  # the last class is for the bright pixels
+        kernel[..., :-1], bias[:-1] = 0, (0, *[-50] * (classes - 2))
+    model.get_layer("mask").set_weights([kernel, bias])
+    return model
+
+
+def half(height=20, width=30):
+    """The left half is bright."""
+    pixels = np.zeros((height, width, 3), "uint8")
+    pixels[:, : width // 2] = 220
+    return pixels
+
+
+def predict(source, tmp_path, model=None, **options):
+    return predict_files(model or bright(), [source], tmp_path / "masks", **options)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "LA", "I;16", "1"])
+@pytest.mark.parametrize("size", [None, 16])
+def test_pictures_of_every_mode_get_a_mask_of_their_size(mode, size, tmp_path):
+    if mode == "I;16":
+        picture = Image.fromarray(half()[..., 0].astype("uint16") * 257)
+    else:
+        picture = Image.fromarray(half()).convert(mode, dither=Image.Dither.NONE)
+    source = tmp_path / f"größe {mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
+    picture.save(source)
+    (found,) = predict(source, tmp_path, size=size)
+    mask = np.asarray(Image.open(found.mask))
+    assert found.error is None
+    assert found.mask.name == source.with_suffix(".png").name
+    assert mask.shape == (20, 30)
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask[:, :12] == 255).all()
+    assert (mask[:, 18:] == 0).all()
+    assert found.foreground == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_mask_lies_on_the_picture_as_viewers_turn_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(half()).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    (found,) = predict(tmp_path / "turned.jpg", tmp_path, overlay=True)
+    mask = np.asarray(Image.open(found.mask))
+    assert mask.shape == (30, 20)
+    assert (mask[:14] == 255).all()
+    assert (mask[16:] == 0).all()
+    assert Image.open(tmp_path / "masks" / "turned_overlay.png").size == (20, 30)
+
+
+def test_unreadable_files_are_told_and_do_not_stop_the_others(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.jpg").write_bytes(b"")
+    Image.effect_noise((64, 64), 50).convert("RGB").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:900])
+    (folder / "text.tif").write_text("no picture")
+    Image.fromarray(half()).save(folder / "good.png")
+    found = {file.source.name: file for file in predict(folder, tmp_path)}
+    assert {name for name, file in found.items() if file.error} == {
+        "text.png",
+        "empty.jpg",
+        "cut.jpg",
+        "text.tif",
+    }
+    assert "cannot be read" in found["text.png"].error
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good.png"]
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_a_picture_of_one_pixel_gets_a_mask_of_one_pixel(size, tmp_path):
+    Image.new("RGB", (1, 1), "white").save(tmp_path / "one.png")
+    (found,) = predict(tmp_path / "one.png", tmp_path, model=tiny_unet(), size=size)
+    assert Image.open(found.mask).size == (1, 1)
+
+
+def test_a_long_strip_is_predicted_in_tiles(tmp_path):
+    strip = half(50, 20_000)
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    (found,) = predict(tmp_path / "strip.png", tmp_path, tile=512, overlap=64)
+    mask = np.asarray(Image.open(found.mask))
+    np.testing.assert_array_equal(mask == 255, strip[..., 0] > 0)
+
+
+def test_size_and_tile_and_threshold_and_augment_change_the_mask(tmp_path):
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (70, 90, 3), "uint8")).save(tmp_path / "noise.png")
+    model = tiny_unet()
+    seen = set()
+    for options in (
+        {},
+        {"size": 32},
+        {"tile": 32, "overlap": 8},
+        {"threshold": 0.48},
+        {"augment": "rotation"},
+    ):
+        (found,) = predict(
+            tmp_path / "noise.png", tmp_path, model=model, probabilities=True, **options
+        )
+        seen.add(
+            Image.open(found.mask).tobytes()
+            + tifffile.imread(tmp_path / "masks" / "noise_probabilities.tif").tobytes()
+        )
+    assert len(seen) == 5
+
+
+def test_several_classes_are_written_as_numbers_in_colours(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    model = bright(classes=3)
+    (found,) = predict(tmp_path / "a.png", tmp_path, model=model, overlay=True, probabilities=True)
+    mask = Image.open(found.mask)
+    assert mask.mode == "P"
+    assert set(np.unique(np.asarray(mask))) == {0, 2}
+    overlay = np.asarray(Image.open(tmp_path / "masks" / "a_overlay.png"))
+    assert (overlay[:, 20:] == 0).all()
+    pages = tifffile.imread(tmp_path / "masks" / "a_probabilities.tif")
+    assert pages.shape == (3, 20, 30)
+    np.testing.assert_allclose(pages.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_mask_keeps_its_place_on_the_map(compression, tmp_path):
+    tags = [
+        (33550, "d", 3, (0.5, 0.5, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 399960.0, 5700000.0, 0.0), True),
+        (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32632), True),
+        (34737, "s", 0, "WGS 84 / UTM zone 32N|", True),
+    ]
+    tifffile.imwrite(
+        tmp_path / "scene.tif",
+        half(40, 60),
+        extratags=tags,
+        photometric="rgb",
+        compression=compression,
+    )
+    (found,) = predict(tmp_path / "scene.tif", tmp_path, tile=32, overlap=8, probabilities=True)
+    for path in (found.mask, tmp_path / "masks" / "scene_probabilities.tif"):
+        with tifffile.TiffFile(path) as file:
+            kept = file.pages[0].tags
+            for code, _, _, value, _ in tags:
+                assert kept[code].value == value
+    mask = tifffile.imread(found.mask)
+    np.testing.assert_array_equal(mask == 255, half(40, 60)[..., 0] > 0)
+
+
+def test_a_plain_tiff_is_read_by_windows_and_gives_the_same_pixels(tmp_path):
+    random = np.random.default_rng(0)
+    for channels in (1, 3):
+        pixels = random.integers(0, 255, (40, 50, channels), "uint8").squeeze()
+        path = tmp_path / f"{channels}.tif"
+        tifffile.imwrite(path, pixels, photometric="rgb" if channels == 3 else "minisblack")
+        lazy, whole = read_picture(path, channels, lazily=True), read_picture(path, channels)
+        assert not isinstance(lazy, np.ndarray)
+        np.testing.assert_array_equal(np.asarray(lazy[3:9, 5:]), whole[3:9, 5:])
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_a_tiff_of_many_channels_is_read_as_it_is(size, tmp_path):
+    pixels = np.random.default_rng(0).uniform(0, 250, (24, 30, 5)).astype("float32")
+    tifffile.imwrite(
+        tmp_path / "bands.tif", pixels, photometric="minisblack", planarconfig="contig"
+    )
+    Image.fromarray(half()).save(tmp_path / "rgb.png")
+    model = bright(channels=5)
+    found = predict_files(
+        model, [tmp_path / "bands.tif", tmp_path / "rgb.png"], tmp_path / "masks", size=size
+    )
+    assert tifffile.imread(found[0].mask).shape == (24, 30)
+    assert "the 5 channels" in found[1].error
+
+
+def test_masks_lie_in_the_output_as_pictures_lie_in_their_folder(tmp_path):
+    for name in ("a.png", "sub/a.png", "sub/b.jpg", "sub/b.png", ".hidden/c.png", "masks/old.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(half()).save(path)
+    found = plan_targets([tmp_path], tmp_path / "masks")
+    targets = [path.relative_to(tmp_path / "masks").as_posix() for path in found.values()]
+    assert targets == ["a.png", "sub/a.png", "sub/b.png", "sub/b.png.png"]
+
+
+def test_a_mask_never_overwrites_a_picture(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match="would overwrite"):
+        predict_files(bright(), [tmp_path / "a.png"], tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_nothing_to_predict_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no picture in"):
+        plan_targets([tmp_path / "empty"], tmp_path / "masks")
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        plan_targets([tmp_path / "nowhere"], tmp_path / "masks")
+
+
+def test_an_output_that_cannot_be_a_folder_is_an_error(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        predict_files(bright(), [tmp_path / "a.png"], tmp_path / "file" / "masks")
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_mask(tmp_path, monkeypatch):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+
+    def full(self, path, *args, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    (found,) = predict(tmp_path / "a.png", tmp_path)
+    assert "No space left" in found.error
+    assert not list((tmp_path / "masks").iterdir())
+
+
+def test_a_model_of_fixed_sides_gets_pictures_of_its_size(tmp_path):
+    image = keras.Input((16, 24, 3))
+    model = keras.Model(image, keras.layers.Conv2D(1, 1, activation="sigmoid")(image))
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    (found,) = predict(tmp_path / "a.png", tmp_path, model=model)
+    assert Image.open(found.mask).size == (30, 20)
+    with pytest.raises(ValueError, match="pictures of"):
+        predict(tmp_path / "a.png", tmp_path, model=model, size=32)
+
+
+def test_a_palette_with_transparency_makes_no_warning(tmp_path):
+    picture = Image.fromarray(half()).convert("P")
+    picture.info["transparency"] = b"\0\1"
+    picture.save(tmp_path / "p.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert predict(tmp_path / "p.png", tmp_path)[0].error is None

@@ -1,0 +1,370 @@
+"""Training from folders: its stages, its files, and that it can be stopped at any moment."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY, tiny_backbone
+
+import tl_unet
+from tl_unet.encoders import registry
+from tl_unet.runs import RunFolder, open_model
+from tl_unet.training import TrainingDiverged, TrainingOptions, parse_labels, resume, train
+from tl_unet.training.images import TrainingImages, split
+from tl_unet.training.options import format_labels
+
+SMALL = dataclasses.replace(
+    TINY, taps=TINY.taps[:2]
+)  # few layers, so that tracing takes little time
+
+
+def write_pairs(folder, count=8, side=32, values=(2, 1), seed=0):
+    """Bright discs on dark ground, with masks that hold `values` for ground and disc."""
+    random = np.random.default_rng(seed)
+    images, masks = folder / "images", folder / "masks"
+    images.mkdir(parents=True)
+    masks.mkdir()
+    y, x = np.mgrid[:side, :side]
+    for i in range(count):
+        row, column = random.uniform(side / 4, side * 3 / 4, 2)
+        disc = (y - row) ** 2 + (x - column) ** 2 < (side / 4) ** 2
+        pixels = random.integers(0, 90, (side, side, 3)) + 160 * disc[..., None]
+        Image.fromarray(pixels.astype("uint8")).save(images / f"größe_{i}.png")
+        Image.fromarray(np.where(disc, values[1], values[0]).astype("uint8")).save(
+            masks / f"größe_{i}.png"
+        )
+    return images, masks
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """The tiny encoder by name, and a file of weights for it."""
+    monkeypatch.setattr(registry, "_REGISTRY", {**registry._REGISTRY, "tiny": SMALL})
+    path = tmp_path / "tiny.weights.h5"
+    tiny_backbone().save_weights(path)
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "data")
+
+
+def options(pairs, **changes):
+    given = {
+        "encoder": "tiny",
+        "weights": None,
+        "size": 32,
+        "labels": {1: 1, 2: 0, 3: 255},
+        "epochs": 2,
+        "batch_size": 4,
+        "val_share": 0.3,
+        "decoder_filters": (8, 8) if changes.get("encoder", "tiny") == "tiny" else None,
+    }
+    return TrainingOptions(*pairs, **(given | changes))
+
+
+def stop_after(epoch, error=KeyboardInterrupt):
+    """A report that stops the training in the batch after an epoch."""
+
+    def report(event, **values):
+        if event == "batch" and values["epoch"] == epoch + 1:
+            raise error
+
+    return report
+
+
+def test_training_in_two_stages_writes_its_files_and_a_model_that_loads(tiny, pairs, tmp_path):
+    events = []
+    run = RunFolder(tmp_path / "run")
+    found = train(
+        options(pairs, weights=tiny, freeze_epochs=1),
+        run.path,
+        report=lambda event, **values: events.append((event, values)),
+    )
+    rows = run.read_history()
+    assert [row["stage"] for row in rows] == [1, 2]
+    assert found["val_iou"] == max(row["val_iou"] for row in rows)
+    assert found["best_epoch"] == 1 + np.argmax([row["val_iou"] for row in rows])
+    settings = json.loads(run.settings.read_text())
+    names = settings["names"]
+    assert sorted(names["train"] + names["validation"]) == [f"größe_{i}" for i in range(8)]
+    assert settings["options"]["labels"] == "1:1,2:0,3:ignore"
+    assert settings["versions"]["tl_unet"] == tl_unet.__version__
+    assert {path.name for path in run.predictions.iterdir()} == {"epoch-001.png", "epoch-002.png"}
+    assert Image.open(run.curves).size[0] > 300
+    assert {path.parent.name for path in run.logs.rglob("events*")} == {"train", "validation"}
+    assert not run.cache.exists()
+    model, read = open_model(run.path)
+    assert read["encoder"] == "tiny"
+    assert getattr(model, "optimizer", None) is None
+    first, second = [values for event, values in events if event == "stage"]
+    assert (first["stage"], second["stage"]) == (1, 2)
+    assert first["parameters"] < second["parameters"]  # the decoder, and then everything
+    assert 0 < rows[0]["learning_rate"] <= 1.001e-3
+    assert 0 < rows[1]["learning_rate"] <= 1.001e-4  # a tenth
+    assert [v["seconds_left"] for event, v in events if event == "epoch"][-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("stopped", "frozen"),
+    [(1, 0), *(pytest.param(epoch, 1, marks=pytest.mark.slow) for epoch in range(3))],
+)
+def test_a_stopped_training_gives_the_epochs_it_would_have_had(
+    stopped, frozen, tiny, pairs, tmp_path
+):
+    epochs = 2 + frozen
+    chosen = options(pairs, weights=tiny, freeze_epochs=frozen, epochs=epochs, dropout=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, tmp_path / "stopped", report=stop_after(stopped))
+    assert len(RunFolder(tmp_path / "stopped").read_history()) == stopped
+    keras.utils.set_random_seed(99)
+    assert resume(tmp_path / "stopped")["epochs"] == epochs
+    train(chosen, tmp_path / "whole")
+    assert_same_history(tmp_path / "stopped", tmp_path / "whole")
+
+
+def assert_same_history(folder, other):
+    rows, expected = RunFolder(folder).read_history(), RunFolder(other).read_history()
+    assert len(rows) == len(expected)
+    for row, wanted in zip(rows, expected, strict=True):
+        for name in set(wanted) - {"seconds"}:
+            assert row[name] == pytest.approx(wanted[name], abs=1e-6), name
+
+
+CHILD = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import test_training as tests
+import tl_unet
+from tl_unet.training import resume, train
+tl_unet.register_encoder(tests.SMALL)
+output = pathlib.Path(sys.argv[3])
+if output.exists():
+    resume(output)
+else:
+    data = pathlib.Path(sys.argv[2])
+    pairs = data / "images", data / "masks"
+    train(tests.options(pairs, weights=data.parent / "tiny.weights.h5", epochs=4), output)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process_resumes_to_the_same_history(how, tiny, pairs, tmp_path):
+    def start(output):
+        command = [sys.executable, "-c", CHILD, os.path.dirname(__file__), pairs[0].parent, output]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    run, killed = RunFolder(tmp_path / "killed"), start(tmp_path / "killed")
+    while not run.read_history():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(how)
+    assert killed.wait(120) != 0
+    assert 1 <= len(run.read_history()) < 4
+    assert start(run.path).wait(300) == 0
+    assert start(tmp_path / "whole").wait(300) == 0
+    assert_same_history(run.path, tmp_path / "whole")
+    assert not list(run.path.rglob("tmp-*"))
+
+
+def test_a_full_disk_leaves_the_epochs_before_and_says_how_to_go_on(
+    tiny, pairs, tmp_path, monkeypatch
+):
+    run, save = RunFolder(tmp_path / "run"), keras.Model.save_weights
+
+    def full(model, path, *args, **kwargs):
+        if "epoch-2" in str(path):
+            path.write_bytes(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(model, path, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "save_weights", full)
+    with pytest.raises(OSError, match=r"Epoch 2 could not be saved.*No space left.*resume"):
+        train(options(pairs), run.path)
+    assert len(run.read_history()) == 1
+    assert [path.name for path in run.checkpoints.iterdir()] == ["epoch-1.weights.h5"]
+    monkeypatch.undo()
+    registry._REGISTRY["tiny"] = SMALL
+    try:
+        assert resume(run.path)["epochs"] == 2
+    finally:
+        del registry._REGISTRY["tiny"]
+
+
+def test_a_disk_too_small_for_the_images_is_told_before_the_training(
+    tiny, pairs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 0, 10))
+    with pytest.raises(OSError, match="are free there"):
+        train(options(pairs), tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tiny, pairs, tmp_path, monkeypatch):
+    def broken(name):
+        return lambda mask, prediction: keras.ops.mean(prediction) * np.nan
+
+    monkeypatch.setattr("tl_unet.training.epochs.make_loss", broken)
+    with pytest.raises(TrainingDiverged, match="no longer a number in epoch 1.*learning rate"):
+        train(options(pairs), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").read_history() == []
+
+
+def test_several_classes_with_ignored_pixels_and_own_validation_folders(tiny, tmp_path):
+    pairs = write_pairs(tmp_path / "data", count=4, values=(3, 7))
+    own = write_pairs(tmp_path / "own", count=2, values=(3, 7), seed=1)
+    found = options(
+        pairs,
+        val_images=own[0],
+        val_masks=own[1],
+        labels={3: 0, 7: 2, None: 255},
+        epochs=1,
+        augment=False,
+        loss="crossentropy",
+        mixed_precision=True,
+    )
+    train(found, tmp_path / "run")
+    model, read = open_model(tmp_path / "run")
+    assert model.output_shape[-1] == 3
+    assert read["labels"] == "3:0,7:2,*:ignore"
+    names = json.loads((tmp_path / "run" / "run.json").read_text())["names"]
+    assert [len(names["train"]), len(names["validation"])] == [4, 2]
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_all_that_is_wrong_with_the_images_is_listed(tiny, pairs, tmp_path):
+    images, masks = pairs
+    for name in ("größe_0", "größe_1", "größe_2", "größe_3"):
+        (images / f"{name}.png").write_text("no picture")
+    Image.new("L", (32, 32), 99).save(masks / "größe_7.png")
+    with pytest.raises(ValueError, match="problem") as caught:
+        train(options(pairs), tmp_path / "run")
+    for text in (
+        "größe_0: the image cannot be read",
+        "größe_3",
+        "größe_7: unexpected mask value 99",
+    ):
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["empty", "unmatched", "single", "missing"])
+def test_folders_that_cannot_be_trained_on_are_an_error(wrong, tiny, tmp_path):
+    pairs = write_pairs(tmp_path / "data", count=1 if wrong == "single" else 3)
+    if wrong == "missing":
+        shutil.rmtree(pairs[1])
+    elif wrong != "single":
+        for path in pairs[1].iterdir():
+            path.unlink()
+        for path in pairs[0].iterdir() if wrong == "empty" else ():
+            path.unlink()
+    message = {
+        "empty": "no image in",
+        "unmatched": "has no mask",
+        "single": "only one image",
+        "missing": "no directory",
+    }[wrong]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(options(pairs), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_is_not_written_to(tiny, pairs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="not empty"):
+        train(options(pairs), tmp_path / "run")
+    with pytest.raises(FileExistsError, match="is a file"):
+        train(options(pairs), tmp_path / "run" / "thesis.txt")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        resume(tmp_path / "run")
+
+
+def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path):
+    few = options(write_pairs(tmp_path / "few", count=20), encoder="vgg16", decoder_filters=None)
+    more = options(write_pairs(tmp_path / "more", count=60), encoder="vgg16", decoder_filters=None)
+    parts = {part: set(names) for part, names in split(few).items()}
+    assert parts["train"] | parts["validation"] == {f"größe_{i}" for i in range(20)}
+    assert not parts["train"] & parts["validation"]
+    later = split(more)
+    assert parts["validation"] <= set(later["validation"]) | {min(parts["validation"])}
+    assert 8 <= len(later["validation"]) <= 30
+    other = split(dataclasses.replace(few, seed=1))
+    assert set(other["validation"]) != parts["validation"]
+    limited = split(dataclasses.replace(more, limit=30))
+    assert len(limited["train"]) + len(limited["validation"]) == 30
+    assert 3 <= len(limited["validation"]) <= 18
+    assert set(limited["validation"]) <= set(later["validation"]) | {limited["validation"][0]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"encoder": "vgg61"}, "Did you mean"),
+        ({"epochs": 0}, "`epochs` must be positive"),
+        ({"size": (0, 32)}, "`size` must be positive"),
+        ({"loss": "dice+magic"}, "magic"),
+        ({"freeze_epochs": 5}, "from 0 to the number of epochs"),
+        ({"weights": None, "freeze_epochs": 1}, "never learns"),
+        ({"encoder": "unet"}, "no ImageNet weights"),
+        ({"val_images": "there"}, "go together"),
+        ({"val_share": 1.0}, "between 0 and 1"),
+        ({"decoder_filters": (8,)}, "must be 5 ints"),
+        ({"channels": 2}, "`channels` must be one of"),
+        ({"upsampling": "magic"}, "`upsampling` must be one of"),
+        ({"seed": -1}, "negative"),
+    ],
+)
+def test_options_that_cannot_be_are_an_error(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions("images", "masks", **{"epochs": 2, **wrong})
+
+
+def test_options_come_back_from_json():
+    chosen = TrainingOptions("a", "b", labels={(255, 0, 0): 1, None: 0}, size=(32, 64), epochs=9)
+    again = TrainingOptions.from_json(json.loads(json.dumps(chosen.to_json())))
+    assert again == dataclasses.replace(chosen, size=again.size)
+    assert again.labels == chosen.labels
+    assert chosen.freeze_epochs == 3
+
+
+@pytest.mark.parametrize("text", ["1:0", "0:0,1:1,255:ignore", "#000000:0,#ff8000:2", "7:1,*:0"])
+def test_labels_are_read_and_written(text):
+    assert format_labels(parse_labels(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:", "a:1", "1:b", "#ff:x", "1:0,1:1", "#zz0000:1"])
+def test_labels_of_another_form_are_an_error(text):
+    with pytest.raises(ValueError, match=r"VALUE:CLASS|twice"):
+        parse_labels(text)
+
+
+def test_images_of_every_mode_and_size_can_be_trained_on(tiny, tmp_path):
+    images, masks = write_pairs(tmp_path / "data", count=2, values=(0, 255))
+    picture = Image.open(images / "größe_0.png")
+    picture.convert("CMYK").save(images / "cmyk.jpg")
+    Image.fromarray(np.full((32, 32), 40_000, "uint16")).save(images / "deep.png")
+    picture.quantize(8).save(images / "palette.png")
+    picture.convert("RGBA").save(images / "alpha.png")
+    for name in ("cmyk", "deep", "palette", "alpha"):
+        Image.open(masks / "größe_0.png").save(masks / f"{name}.png")
+    Image.new("RGB", (1, 1)).save(images / "one pixel.png")
+    Image.new("L", (1, 1)).save(masks / "one pixel.png")
+    chosen = options((images, masks), labels=None)
+    run = RunFolder(tmp_path)
+    data = TrainingImages(run, chosen, split(chosen))
+    data.check()
+    batch, mask = next(iter(data.training_set(1)))
+    assert batch.shape[1:] == (32, 32, 3)
+    assert set(np.unique(mask)) <= {0.0, 1.0}
+    assert run.cache.exists()

@@ -1,0 +1,159 @@
+"""`tl-unet evaluate`: how good a model is on images with masks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from tl_unet.cli.common import (
+    JSON,
+    LABELS,
+    MODEL,
+    SIZE,
+    THRESHOLD,
+    TTA,
+    failures,
+    open_model,
+    out,
+    parse_labels,
+    parse_size,
+    print_json,
+    progress,
+)
+
+EPILOG = """Examples:
+
+[b]tl-unet evaluate runs/first[/b]
+
+[b]tl-unet evaluate runs/first --images test/photos --masks test/masks[/b]
+
+[b]tl-unet evaluate unet.keras --images photos --masks masks --size 256 --json[/b]"""
+
+
+def evaluate(
+    model: MODEL,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Images; without, those that validated the training.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Their masks.", exists=True, file_okay=False, show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder of the report. Default: evaluation, beside the model.",
+            show_default=False,
+        ),
+    ] = None,
+    size: SIZE = None,
+    labels: LABELS = None,
+    mask_suffix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What masks' names have at the end; a training's folder knows its own.",
+            show_default=False,
+        ),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look in subfolders too.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    threshold: THRESHOLD = 0.5,
+    tta: TTA = False,
+    as_json: JSON = False,
+) -> None:
+    """Score a model on images with masks, resized to the size it was trained on.
+
+    Dice, IoU, precision, recall and accuracy over all pixels, the mean IoU and Dice of the images, and 95 % bootstrap intervals
+    over the images. The report's folder gets scores.json, per_image.csv (worst first), worst.png, confusion.png and per_class.png.
+    """
+    from tl_unet import evaluation
+    from tl_unet.prediction_files import working_size
+
+    if (images is None) != (masks is None):
+        raise typer.BadParameter("--images and --masks go together.")
+    size, labels = size and parse_size(size), labels and parse_labels(labels)
+    network, trained = open_model(model)
+    if labels is None and trained.get("labels"):
+        labels = parse_labels(trained["labels"])
+    if mask_suffix is None:
+        mask_suffix = trained.get("mask_suffix", "")
+    names = None
+    if images is None:
+        images, masks, names = _validation(model)
+    with failures(), progress("images") as bar:
+        task = bar.add_task("evaluating", total=None)
+        found = evaluation.evaluate_folder(
+            network,
+            images,
+            masks,
+            size=working_size(network, size or trained.get("size")) or 256,
+            batch_size=batch_size,
+            labels=labels,
+            mask_suffix=mask_suffix,
+            recursive=recursive or names is not None,
+            names=names,
+            threshold=threshold,
+            augment=tta,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        folder = output or (model if model.is_dir() else model.parent) / "evaluation"
+        evaluation.write_report(found, folder)
+    scores = found.summary()
+    if as_json:
+        print_json({**scores, "report": str(folder)})
+        return
+    out.print(_table(scores))
+    if scores["interval"]:
+        out.print("In brackets: 95 % intervals, by bootstrap over the images.", style="dim")
+    out.print(f"{scores['images']} images. Report: {folder}", soft_wrap=True)
+
+
+def _validation(path):
+    """The images that validated a training, with their masks and names."""
+    from tl_unet.runs import RunFolder
+
+    run = RunFolder(path)
+    if not run.settings.is_file():
+        raise typer.BadParameter(
+            "--images and --masks are needed for a model without its training."
+        )
+    with failures():
+        settings = run.read_settings()
+    options = settings["options"]
+    own = options["val_images"] is not None
+    images, masks = ("val_images", "val_masks") if own else ("images", "masks")
+    return options[images], options[masks], settings["names"]["validation"]
+
+
+def _table(scores):
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("score")
+    table.add_column("all pixels", justify="right")
+    table.add_column("mean of images", justify="right")
+
+    def shown(kind, name):
+        value = scores[kind].get(name)
+        if value is None:
+            return ""
+        limits = (scores["interval"] or {}).get(f"{kind}_{name}")
+        return f"{value:.4f}" + (f" ({limits[0]:.4f} to {limits[1]:.4f})" if limits else "")
+
+    titles = {"iou": "IoU", "dice": "Dice"}
+    for name in scores["dataset"]:
+        table.add_row(titles.get(name, name), shown("dataset", name), shown("mean_of_images", name))
+    return table

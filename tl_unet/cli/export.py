@@ -1,0 +1,155 @@
+"""`tl-unet export`: the model for another runtime, checked against Keras."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tl_unet.cli.common import (
+    FAILED,
+    JSON,
+    MODEL,
+    err,
+    failures,
+    open_model,
+    out,
+    parse_size,
+    print_json,
+)
+
+EPILOG = """Examples:
+
+[b]tl-unet export runs/first --format onnx --output unet.onnx[/b]
+
+[b]tl-unet export runs/first --format litert-int8 --images photos --output unet.tflite[/b]"""
+
+_FORMATS = ("saved-model", "onnx", "openvino", "openvino-int8", "litert", "litert-int8")
+_TOLERANCE = 1e-4  # of the float formats
+
+
+def export(
+    model: MODEL,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File or folder to write.", show_default=False
+        ),
+    ],
+    format: Annotated[
+        str, typer.Option("--format", "-f", metavar="|".join(_FORMATS), help="What to write.")
+    ] = "saved-model",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Typical pictures, for the check and for int8. Default: the training's validation pictures.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="At most so many of them.")] = 32,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Fix the sides of the pictures it takes. Default: any size where the format can.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write the model for another runtime and compare the two on real pictures.
+
+    The file takes raw pictures, float32 0..255, and gives probabilities. A float format whose probabilities differ from Keras' by
+    more than 0.0001 is an error; the int8 formats are reported.
+    """
+    from tl_unet.export import export_model
+
+    if format not in _FORMATS:
+        raise typer.BadParameter(
+            f"--format must be one of {', '.join(_FORMATS)}; received {format!r}."
+        )
+    fixed = size and parse_size(size)
+    network, trained = open_model(model)
+    seen = fixed or trained.get("size") or 256
+    if format.startswith("litert") and fixed is None:
+        fixed = tuple(trained["size"]) if trained else None  # LiteRT resizes to known sides only
+    with failures():
+        pictures = _pictures(network, model, images, seen, count)
+        if format.endswith("int8") and pictures is None:
+            raise typer.BadParameter(
+                f"--format {format} needs --images: typical pictures to calibrate with."
+            )
+        with contextlib.redirect_stdout(sys.stderr):  # converters tell how far they are
+            path = export_model(network, output, format, size=fixed, images=pictures)
+        report = {"path": str(path), "format": format, "bytes": _bytes(path)}
+        report |= _compare(network, path, pictures)
+    if as_json:
+        print_json(report)
+    else:
+        out.print(f"{path}: {report['bytes'] / 1e6:.1f} MB", soft_wrap=True)
+        if pictures is None:
+            out.print("Not checked against Keras: give --images.")
+        else:
+            out.print(
+                f"Against Keras on {report['images']} pictures: probabilities differ by {report['max_difference']:.2g} at most, "
+                f"{report['same_class']:.3%} of the pixels get the same class.",
+                soft_wrap=True,
+            )
+    if not format.endswith("int8") and (report["max_difference"] or 0) > _TOLERANCE:
+        err.print(f"The probabilities differ by more than {_TOLERANCE}.", style="red")
+        raise typer.Exit(FAILED)
+
+
+def _pictures(network, model, images, size, count):
+    """Real pictures as the model sees them, or `None` where there are none."""
+    import numpy as np
+
+    from tl_unet.pictures import find_pictures, read_resized
+    from tl_unet.runs import RunFolder
+
+    if images is not None:
+        paths = find_pictures(images)
+    elif model.is_dir() and RunFolder(model).settings.is_file():
+        settings = RunFolder(model).read_settings()
+        folder = Path(settings["options"]["val_images"] or settings["options"]["images"])
+        names = set(settings["names"]["validation"])
+        found = find_pictures(folder) if folder.is_dir() else []
+        paths = [p for p in found if p.relative_to(folder).with_suffix("").as_posix() in names]
+    else:
+        paths = []
+    if not paths:
+        return None
+    chosen = paths[:: max(1, len(paths) // count)][:count]
+    return np.stack([read_resized(path, network, size) for path in chosen]).astype("float32")
+
+
+def _compare(network, path, pictures):
+    import numpy as np
+
+    from tl_unet.classes import decide
+    from tl_unet.export import load_exported
+
+    if pictures is None:
+        return {"images": 0, "max_difference": None, "same_class": None}
+    run, largest, same = load_exported(path), 0.0, 0
+    for picture in pictures:
+        expected = np.asarray(network.predict_on_batch(picture[None]))
+        found = run(picture[None])
+        largest = max(largest, float(np.abs(found - expected).max()))
+        same += np.mean(decide(found) == decide(expected))
+    return {
+        "images": len(pictures),
+        "max_difference": largest,
+        "same_class": float(same / len(pictures)),
+    }
+
+
+def _bytes(path):
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

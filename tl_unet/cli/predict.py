@@ -1,0 +1,129 @@
+"""`tl-unet predict`: masks of pictures, in files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tl_unet.cli.common import (
+    FAILED,
+    JSON,
+    MODEL,
+    SIZE,
+    THRESHOLD,
+    TTA,
+    err,
+    failures,
+    open_model,
+    out,
+    parse_size,
+    print_json,
+    progress,
+)
+
+EPILOG = """Examples:
+
+[b]tl-unet predict runs/first photo.jpg holiday/ --output masks --overlay[/b]
+
+[b]tl-unet predict runs/first scene.tif --tile 512 --overlap 64 --output masks[/b]"""
+
+
+def predict(
+    model: MODEL,
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURES...",
+            help="Files, and folders with all that is in them.",
+            exists=True,
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the masks.", show_default=False
+        ),
+    ],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Write NAME_overlay.png too: the mask on its picture.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Write NAME_probabilities.tif too: float32, one page a class."
+        ),
+    ] = False,
+    size: SIZE = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Predict in tiles of N pixels at full resolution, in bounded memory. The default for a .keras file: 512.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels by which tiles overlap.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Tiles at once.")] = 4,
+    threshold: THRESHOLD = 0.5,
+    tta: TTA = False,
+    as_json: JSON = False,
+) -> None:
+    """Predict masks of pictures.
+
+    Each picture gets a PNG mask of its own size in the output folder (0 and 255, or class numbers in colours); a TIFF gets a TIFF
+    with the same place on the map. The model of a training's folder sees pictures resized as in the training, unless --tile is
+    given. Files that can't be read are skipped and listed at the end; the exit status is then 1.
+    """
+    from tl_unet import prediction_files
+
+    if size and tile:
+        raise typer.BadParameter("--size and --tile exclude each other.")
+    size = size and parse_size(size)
+    network, trained = open_model(model)
+    if size is None and tile is None:
+        size = trained.get("size")
+    with failures(usage=ValueError):
+        prediction_files.plan_targets(pictures, output)
+        if overlap > (tile or 512) / 2:
+            raise ValueError(f"--overlap must be at most half a tile. Received: {overlap}")
+    with failures(), progress("pictures") as bar:
+        task = bar.add_task("predicting", total=None)
+
+        def show(file, done, total):
+            bar.update(task, completed=done, total=total, description=file.source.name)
+
+        found = prediction_files.predict_files(
+            network,
+            pictures,
+            output,
+            size=size,
+            tile=tile or 512,
+            overlap=overlap,
+            batch_size=batch_size,
+            augment=tta,
+            threshold=threshold,
+            overlay=overlay,
+            probabilities=probabilities,
+            progress=show,
+        )
+    failed = [file for file in found if file.error]
+    if as_json:
+        print_json([_plain(file) for file in found])
+    else:
+        out.print(f"{len(found) - len(failed)} masks in {output}", soft_wrap=True)
+    for file in failed:
+        err.print(f"{file.source}: {file.error}", style="red", soft_wrap=True)
+    if failed:
+        err.print(f"{len(failed)} of {len(found)} pictures failed.")
+        raise typer.Exit(FAILED)
+
+
+def _plain(file):
+    return {
+        "source": str(file.source),
+        "mask": file.mask and str(file.mask),
+        "foreground": file.foreground,
+        "error": file.error,
+    }

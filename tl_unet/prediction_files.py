@@ -1,0 +1,279 @@
+"""From picture files to masks in files: what the command `tl-unet predict` runs.
+
+`predict_files` reads pictures of any kind that Pillow or tifffile read, however large, and writes a mask of the picture's size for
+each: PNG, or for a TIFF a TIFF with the same place on the map. For arrays use `model.predict` or `predict_tiled`.
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tl_unet.classes import decide
+from tl_unet.inference import predict_augmented, predict_tiled
+from tl_unet.pictures import TIFF, Unreadable, find_pictures, read_picture, resize_picture
+from tl_unet.runs import replacing
+
+# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams: where on Earth it is.
+_GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
+_IN_MEMORY = 2**27  # probabilities; above that they lie in a file
+_ROWS = 1024  # of a mask at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictedFile:
+    """What became of a picture.
+
+    Args:
+        source: path of the picture.
+        mask: path of its mask, or `None` if it failed.
+        error: str, why it failed, or `None`.
+        foreground: float, the share of pixels that are not background, or `None`.
+    """
+
+    source: Path
+    mask: Path | None = None
+    error: str | None = None
+    foreground: float | None = None
+
+
+def predict_files(
+    model,
+    sources: Iterable,
+    output,
+    *,
+    size=None,
+    tile=512,
+    overlap=64,
+    batch_size=4,
+    augment=False,
+    threshold=0.5,
+    overlay=False,
+    probabilities=False,
+    progress: Callable | None = None,
+) -> list[PredictedFile]:
+    """Predicts the masks of picture files and writes them.
+
+    A mask has its picture's name and size; EXIF orientations are respected, so it lies on the picture as viewers show it. With one
+    class it holds 0 and 255, with more the class numbers (a PNG shows them in colours). The masks of pictures in a folder lie in
+    `output` as the pictures lie in the folder. A TIFF picture gives a TIFF mask with the same geographic tags.
+
+    Args:
+        model: `keras.Model` from images to masks.
+        sources: paths of pictures and of folders, in which all pictures are taken, in subfolders too.
+        output: str or path, the folder for the masks.
+        size: int or `(height, width)`: pictures are resized to it and masks back. Best where the model was trained on whole pictures
+            of that size. Defaults to `None`: pictures are predicted as they are, in tiles.
+        tile: int or `(height, width)`, sides of the tiles where there is no `size`. Defaults to `512`.
+        overlap: int, pixels by which tiles overlap. Defaults to `64`.
+        batch_size: int, tiles at once. Defaults to `4`.
+        augment: as in `predict_augmented`. Defaults to `False`.
+        threshold: float, above which one class is foreground. Defaults to `0.5`.
+        overlay: bool, whether to write `NAME_overlay.png` too, the mask on its picture. Defaults to `False`.
+        probabilities: bool, whether to write `NAME_probabilities.tif` too: float32, one page a class. Defaults to `False`.
+        progress: callable `progress(file, done, total)` with a `PredictedFile` after each. Defaults to `None`.
+
+    Returns:
+        A list of `PredictedFile`. A file that cannot be read or written has an `error` and does not stop the others.
+
+    Raises:
+        FileNotFoundError: if a source does not exist or holds no picture.
+        ValueError: if a mask would overwrite a picture, or an argument is out of range.
+        OSError: if the output folder can't be made or written to.
+    """
+    size = working_size(model, size)
+    targets = plan_targets(sources, output)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    probe = tempfile.TemporaryFile(dir=output)  # noqa: SIM115  (not writable is known now, not after hours)
+    probe.close()
+    found = []
+    for source, target in targets.items():
+        try:
+            mask, share = _predict_file(
+                model,
+                source,
+                target,
+                reading={"size": size, "tile_size": tile, "overlap": overlap},
+                batch_size=batch_size,
+                augment=augment,
+                threshold=threshold,
+                overlay=overlay,
+                probabilities=probabilities,
+            )
+            found.append(PredictedFile(source, mask, None, share))
+        except Unreadable as error:
+            found.append(PredictedFile(source, error=str(error)))
+        except OSError as error:
+            found.append(PredictedFile(source, error=f"its mask can't be written: {error}"))
+        if progress is not None:
+            progress(found[-1], len(found), len(targets))
+    return found
+
+
+def working_size(model, size=None):
+    """The size to which pictures are resized for a model.
+
+    Args:
+        model: `keras.Model`.
+        size: int, `(height, width)` or `None`, what is wanted. Defaults to `None`.
+
+    Returns:
+        `(height, width)`, or `None` for pictures as they are.
+
+    Raises:
+        ValueError: if the model takes pictures of another size only.
+    """
+    size = (size, size) if isinstance(size, int) else size and tuple(size)
+    fixed = tuple(model.input_shape[1:3])
+    if None in fixed:
+        return size
+    if size not in (None, fixed):
+        raise ValueError(f"The model takes pictures of {fixed} only; received size={size}.")
+    return fixed
+
+
+def plan_targets(sources: Iterable, output) -> dict[Path, Path]:
+    """Which mask file each picture will get.
+
+    Args:
+        sources: as in `predict_files`.
+        output: the folder for the masks.
+
+    Returns:
+        A dict from each picture to its mask's path, in order.
+
+    Raises:
+        FileNotFoundError: if a source does not exist or a folder holds no picture.
+        ValueError: if there is nothing to do, or a mask would overwrite a picture.
+    """
+    output, names = Path(output), {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            pictures = find_pictures(source, without=output)
+            if not pictures:
+                raise FileNotFoundError(f"There is no picture in {source}.")
+            names |= {picture: picture.relative_to(source) for picture in pictures}
+        elif source.is_file():
+            names[source] = Path(source.name)
+        else:
+            raise FileNotFoundError(f"There is no file or folder {source}.")
+    if not names:
+        raise ValueError("There is no picture to predict.")
+    targets, taken = {}, set()
+    for source, name in names.items():
+        ending = ".tif" if source.suffix.lower() in TIFF else ".png"
+        target = output / name.with_suffix(ending)
+        if target in taken:  # a.jpg beside a.png
+            target = output / name.parent / f"{name.name}{ending}"
+        taken.add(target)
+        targets[source] = target
+    if len(taken) < len(targets):
+        raise ValueError(
+            "Two pictures of the same name would get the same mask: predict them one folder at a time."
+        )
+    own = {source.resolve() for source in targets}
+    for source, target in targets.items():
+        if target.resolve() in own:
+            raise ValueError(
+                f"The mask of {source} would overwrite the picture {target}: choose another output folder."
+            )
+    return targets
+
+
+def _predict_file(
+    model, source, target, *, reading, batch_size, augment, threshold, overlay, probabilities
+):
+    image = read_picture(source, model.input_shape[-1], lazily=reading["size"] is None)
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (*image.shape[:2], model.output_shape[-1])
+        masks = None
+        if 4 * np.prod(shape) > _IN_MEMORY:
+            masks = np.memmap(os.path.join(folder, "probabilities"), "float32", "w+", shape=shape)
+        if reading["size"] is None:
+            options = {name: reading[name] for name in ("tile_size", "overlap")}
+            masks = predict_tiled(
+                model, image, batch_size=batch_size, augment=augment, output=masks, **options
+            )
+        else:  # as in the training, and the probabilities brought to the picture's size
+            small = resize_picture(np.asarray(image), reading["size"])
+            small_masks = predict_augmented(model, small[None], augment, batch_size=1)[0]
+            masks = resize_picture(small_masks, shape[:2])
+        classes = np.empty(shape[:2], "uint8")
+        for top in range(0, shape[0], _ROWS):
+            classes[top : top + _ROWS] = decide(masks[top : top + _ROWS], threshold)
+        _write_mask(classes, target, source, shape[-1])
+        if overlay:
+            _write_overlay(image, classes, target, shape[-1])
+        if probabilities:
+            _write_probabilities(masks, target, source)
+        del masks
+    return target, float(np.count_nonzero(classes) / classes.size)
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _write_mask(classes, target, source, number):
+    from PIL import Image
+
+    values = classes * np.uint8(255) if number == 1 else classes
+    if target.suffix == ".tif":
+        import tifffile
+
+        with replacing(target) as beside:
+            tifffile.imwrite(
+                beside, values, compression="zlib", photometric="minisblack", **_geo(source)
+            )
+        return
+    picture = Image.fromarray(values)
+    if number > 1:
+        from tl_unet.plotting import class_colours
+
+        picture.putpalette(class_colours(number).tobytes())
+    with replacing(target) as beside:
+        picture.save(beside)
+
+
+def _write_overlay(image, classes, target, number):
+    from PIL import Image
+
+    from tl_unet.plotting import class_colours, overlay
+
+    painted = np.empty((*classes.shape, 3), "uint8")
+    for top in range(0, len(classes), _ROWS):
+        rows = slice(top, top + _ROWS)
+        painted[rows] = overlay(
+            np.asarray(image[rows]), classes[rows], colours=class_colours(number)
+        )
+    with replacing(_beside(target, "_overlay.png")) as path:
+        Image.fromarray(painted).save(path)
+
+
+def _write_probabilities(masks, target, source):
+    import tifffile
+
+    with replacing(_beside(target, "_probabilities.tif")) as path:
+        pages = np.moveaxis(masks, -1, 0)
+        tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack", **_geo(source))
+
+
+def _beside(target, ending):
+    return target.with_name(target.stem + ending)
+
+
+def _geo(source) -> dict[str, Sequence]:
+    """Arguments of `tifffile.imwrite` that put a picture at the place of another one on the map."""
+    if source.suffix.lower() not in TIFF:
+        return {}
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(source) as file:
+            tags = [file.pages[0].tags.get(code) for code in _GEO_TAGS]
+            found = [(t.code, t.dtype, t.count, t.value, True) for t in tags if t is not None]
+    except tifffile.TiffFileError:
+        return {}
+    return {"extratags": found}

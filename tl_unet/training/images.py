@@ -1,0 +1,125 @@
+"""The images of a training: which validate, and what each epoch sees of the others."""
+
+import hashlib
+import shutil
+
+import numpy as np
+
+
+class TrainingImages:
+    """The images of a training, decoded once into files of the run, so that every epoch draws its own order from them."""
+
+    def __init__(self, run, options, names):
+        self.run, self.options, self.names = run, options, names
+
+    def check(self):
+        """Decodes every image of both parts.
+
+        Raises:
+            ValueError: that lists all that is wrong with them.
+        """
+        self._check_space()
+        problems = []
+        for part in ("train", "validation"):
+            try:
+                self._load(part)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def training_set(self, epoch):
+        """What an epoch sees: it follows from the seed and the epoch's number alone, whatever was trained before."""
+        from tl_unet.data import augmentation
+
+        options = self.options
+        seed = options.seed * 100_003 + epoch * 16  # `augmentation` takes the next few numbers too
+        colour = {} if options.channels == 3 else {"saturation": 0.0, "hue": 0.0}
+        augment = options.augment and augmentation(scale=0.3, seed=seed, **colour)
+        return self._load("train", shuffle=True, augment=augment, seed=seed).dataset
+
+    def validation_set(self):
+        """The validation images."""
+        return self._load("validation").dataset
+
+    def samples(self, count):
+        """Some validation images with their masks and names."""
+        names = self.names["validation"]
+        names = sorted(names, key=lambda name: _digest("samples", name))[:count]
+        subset = self._load("validation", names=names, batch_size=count, cache=False, verify=False)
+        images, masks = next(iter(subset.dataset))
+        return np.asarray(images), np.asarray(masks), names
+
+    def _load(self, part, **options):
+        given = {"names": self.names[part], "batch_size": self.options.batch_size}
+        given |= {"cache": self.run.cache, **options}
+        return _folder(self.options, part, **given)
+
+    def _check_space(self):
+        if self.run.cache.exists() and any(self.run.cache.glob("*.npy")):
+            return
+        # A mapped file on a full disk would end the process without a word.
+        height, width = self.options.size
+        pixels = height * width * (self.options.channels + 1)
+        needed = pixels * sum(len(names) for names in self.names.values())
+        free = shutil.disk_usage(self.run.path).free
+        if needed > free:
+            raise OSError(
+                f"The resized images need {needed / 1e9:.2f} GB in {self.run.cache} during the training, but only "
+                f"{free / 1e9:.2f} GB are free there. Make room, choose another output folder, or a smaller size."
+            )
+
+
+def _folder(options, part, **more):
+    from tl_unet.data import image_mask_dataset
+
+    own = part == "validation" and options.val_images is not None
+    return image_mask_dataset(
+        options.val_images if own else options.images,
+        options.val_masks if own else options.masks,
+        size=options.size,
+        labels=options.labels,
+        classes=options.classes,
+        channels=options.channels,
+        mask_suffix=options.mask_suffix,
+        recursive=options.recursive,
+        **more,
+    )
+
+
+def split(options) -> dict[str, list[str]]:
+    """The names in each part, sorted."""
+
+    def found(part):
+        names = _folder(options, part, cache=False, verify=False).names
+        # By another number than the one that decides who validates: else the chosen would all do so.
+        by_chance = sorted(names, key=lambda name: _digest(f"limit {options.seed}", name))
+        return by_chance[: options.limit]
+
+    names = sorted(found("train"), key=lambda name: _digest(options.seed, name))
+    if options.val_images is not None:
+        return {"train": sorted(names), "validation": sorted(found("validation"))}
+    if len(names) < 2:
+        raise ValueError(
+            f"There is only one image in {options.images}: without val_images there must be two at least, one to train and one "
+            "to validate."
+        )
+    validates = {name: _digest(options.seed, name) < options.val_share for name in names}
+    validates[names[0]], validates[names[-1]] = True, False  # neither part is empty
+    return {
+        "train": sorted(name for name in names if not validates[name]),
+        "validation": sorted(name for name in names if validates[name]),
+    }
+
+
+def _digest(purpose, name) -> float:
+    """A number in 0..1 that belongs to a name."""
+    digest = hashlib.sha256(f"{purpose}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def count_classes(options) -> int:
+    """The number of classes that the options mean."""
+    from tl_unet.data.labels import LabelTable
+
+    return LabelTable(options.labels, options.classes).classes
