@@ -460,37 +460,35 @@ SMALL = ("--models", "unet", "--size", "32", "--epochs", "8", "--limit", "24")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_process_resumes_to_the_same_result(how, tmp_path):
-    environment = {
-        "cwd": EXAMPLES.parent,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }
-    process = subprocess.Popen(command(tmp_path / "killed", *SMALL), **environment)
-    record = tmp_path / "killed" / "history" / "unet.csv"
-    while not (record.exists() and len(training.read_history(record).get("epoch", [])) >= 1):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(how)
-    assert process.wait(300) == (INTERRUPTED if how == signal.SIGINT else -how)
-    assert len(training.read_history(record)["epoch"]) < 8
-    assert (
-        subprocess.run(
-            command(tmp_path / "killed", "--resume"), **environment, check=False
-        ).returncode
-        == 0
-    )
-    assert (
-        subprocess.run(command(tmp_path / "whole", *SMALL), **environment, check=False).returncode
-        == 0
-    )
-    killed, whole = (
+def test_an_interrupted_and_a_killed_process_resume_to_the_same_result(tmp_path):
+    def start(folder, *options):
+        call = command(tmp_path / folder, *options)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(call, cwd=EXAMPLES.parent, **quiet)
+
+    record = tmp_path / "stopped" / "history" / "unet.csv"
+
+    def epochs():
+        return len(training.read_history(record).get("epoch", [])) if record.exists() else 0
+
+    options = SMALL
+    for how, status in ((signal.SIGINT, INTERRUPTED), (signal.SIGKILL, -signal.SIGKILL)):
+        process, done = start("stopped", *options), epochs()
+        while epochs() == done:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(how)
+        assert process.wait(300) == status
+        assert epochs() < 8
+        options = ["--resume"]
+    assert start("stopped", "--resume").wait(300) == 0
+    assert start("whole", *SMALL).wait(300) == 0
+    stopped, whole = (
         json.loads((tmp_path / run / "results.json").read_text())["models"]["unet"]
-        for run in ("killed", "whole")
+        for run in ("stopped", "whole")
     )
-    assert killed["best_epoch"] == whole["best_epoch"]
-    assert killed["test"] == pytest.approx(whole["test"], abs=1e-5)
+    assert stopped["best_epoch"] == whole["best_epoch"]
+    assert stopped["test"] == pytest.approx(whole["test"], abs=1e-5)
 
 
 @pytest.mark.slow
