@@ -157,26 +157,16 @@ def fit_stage(model, stage, arguments):
     return history
 
 
-class Mirrored(keras.Model):
-    """The mean of a model's masks of a picture and of its mirror image."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def call(self, image):
-        """Masks of shape `(batch, height, width, 1)`."""
-        of_mirror = self.model(keras.ops.flip(image, axis=2))
-        return (self.model(image) + keras.ops.flip(of_mirror, axis=2)) / 2
-
-
 def evaluate(model, dataset):
     """Scores of a model as it is, and averaged over the mirrored picture."""
     scores = {}
-    for name, judged in (("plain", model), ("mirrored", Mirrored(model))):
-        judged.compile(loss=tl_unet.DiceLoss(), metrics=metrics())
-        found = judged.evaluate(dataset, return_dict=True, verbose=0)
-        scores[name] = {key: value for key, value in found.items() if key != "loss"}
+    for name, augment in (("plain", False), ("mirrored", "horizontal_flip")):
+        judges = metrics()
+        for images, masks in dataset:
+            masks_found = tl_unet.predict_augmented(model, images, augment, len(images))
+            for judge in judges:
+                judge.update_state(masks, masks_found)
+        scores[name] = {judge.name: float(judge.result()) for judge in judges}
         print(name, " ".join(f"{key} {value:.4f}" for key, value in scores[name].items()))
     return scores
 

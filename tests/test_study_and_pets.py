@@ -7,8 +7,6 @@ import pathlib
 import subprocess
 import types
 
-import keras
-import numpy as np
 import pytest
 import study
 import train_pets
@@ -87,16 +85,6 @@ def test_every_row_of_a_study_is_a_valid_run(name):
         assert (options.models, options.seed, options.limit) == ([row.model], 7, None)
 
 
-def test_the_mirrored_model_gives_mirrored_masks_for_mirrored_pictures():
-    image = keras.Input((8, 8, 3))
-    mask = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(image)
-    mirrored = train_pets.Mirrored(keras.Model(image, mask))
-    picture = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
-    there = keras.ops.convert_to_numpy(mirrored(picture))
-    back = keras.ops.convert_to_numpy(mirrored(picture[:, :, ::-1].copy()))
-    np.testing.assert_allclose(back[:, :, ::-1], there, atol=1e-6)
-
-
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
     pets = shared_path("oxford_pets")
     stages = (
@@ -134,4 +122,4 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     evaluate = ["train_pets.py", "--output", str(tmp_path / "run"), "--evaluate", *folders]
     monkeypatch.setattr("sys.argv", [*evaluate, "--size", "64"])
     train_pets.main()
-    assert "mirrored accuracy" in capsys.readouterr().out
+    assert "mirrored iou" in capsys.readouterr().out

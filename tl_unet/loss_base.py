@@ -273,7 +273,7 @@ class SegmentationLoss(LossArithmetic, keras.losses.Loss):
         Returns:
             A pair of tensors of shape `(units, classes)`: losses, and ones and zeros.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define class_losses or unit_losses.")
+        raise TypeError(f"{type(self).__name__} must define class_losses or unit_losses.")
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -18,6 +18,7 @@ from tl_unet.cli.common import (
     parse_size,
     print_json,
 )
+from tl_unet.export import SUFFIXES
 
 EPILOG = """Examples:
 
@@ -25,7 +26,7 @@ EPILOG = """Examples:
 
 [b]tl-unet export runs/first --format litert-int8 --images photos --output unet.tflite[/b]"""
 
-_FORMATS = ("saved-model", "onnx", "openvino", "openvino-int8", "litert", "litert-int8")
+_FORMATS = tuple(SUFFIXES)
 _TOLERANCE = 1e-4  # of the float formats
 
 

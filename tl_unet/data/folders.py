@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import Subset, build_pairs, check_size
-
-_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"))
+from tl_unet.pictures import EXTENSIONS
 
 
 def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Path]]:
@@ -21,7 +20,7 @@ def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Pat
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() not in _EXTENSIONS or hidden or not path.is_file():
+        if path.suffix.lower() not in EXTENSIONS or hidden or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name.endswith(suffix):
