@@ -106,13 +106,13 @@ STUDIES = {
             Row(
                 f"munet-{preprocessing}-{stage}",
                 "munet",
-                f"--size 64 --epochs 5 --preprocessing {preprocessing} --last-stage {stage}",
+                f"--size 64 --epochs 4 --preprocessing {preprocessing} --last-stage {stage}",
             )
             for preprocessing in ("rescale", "encoder")
             for stage in ("narrow", "normal")
         )
         + tuple(
-            Row(f"vunet-{preprocessing}", "vunet", f"--size 48 --epochs 4 --preprocessing {preprocessing}")
+            Row(f"vunet-{preprocessing}", "vunet", f"--size 48 --epochs 3 --preprocessing {preprocessing}")
             for preprocessing in ("rescale", "encoder")
         ),
     ),
@@ -133,7 +133,7 @@ STUDIES = {
         "What does the paper's own learning rate of 1e-5 reach in its 50 epochs?",
         "--preset paper --recipe paper --mixed-precision",
         (0,),
-        (Row("vunet", "vunet", "--size 48"), Row("munet", "munet", "--size 64")),
+        (Row("vunet", "vunet", "--size 32"), Row("munet", "munet", "--size 48")),
         published=True,
     ),
 }  # fmt: skip
