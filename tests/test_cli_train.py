@@ -7,8 +7,8 @@ from test_training import pairs, tiny  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 from tl_unet import training
-from tl_unet.cli.app import app
 from tl_unet.runs import RunFolder
+from tl_unet_cli.app import app
 
 ROW = {
     "stage": 1,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     INTERRUPTED,
     JSON,
     WRONG_USAGE,
@@ -22,7 +22,6 @@ from tl_unet.cli.common import (
     progress,
     stop,
 )
-from tl_unet.decoders import NORMALIZATION, UPSAMPLING
 
 EPILOG = """Examples:
 
@@ -33,6 +32,10 @@ EPILOG = """Examples:
 [b]tl-unet train --images images --masks trimaps --labels 1:1,2:0,3:1 --output runs/pets[/b]
 
 [b]tl-unet train --resume --output runs/first[/b]"""
+
+# As in the library, which the help does without: a test compares them.
+NORMALIZATION = ("batch", "group", "layer")
+UPSAMPLING = ("transpose", "nearest", "bilinear")
 
 _IMAGES = {"rich_help_panel": "Images"}
 _MODEL = {"rich_help_panel": "Model"}

@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     JSON,
     LABELS,
     MODEL,
