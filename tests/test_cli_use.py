@@ -19,6 +19,7 @@ import tl_unet
 from tl_unet.decoders import NORMALIZATION, UPSAMPLING
 from tl_unet.export import SUFFIXES
 from tl_unet.runs import RunFolder, write_json
+from tl_unet.training.options import PRECISIONS
 from tl_unet_cli import encoders as command
 from tl_unet_cli import export, library, train
 from tl_unet_cli.app import app
@@ -264,6 +265,7 @@ def test_choices_in_the_help_are_those_of_the_library():
     assert set(export.FORMATS) == set(SUFFIXES)
     assert set(train.NORMALIZATION) == {name for name in NORMALIZATION if name}
     assert set(train.UPSAMPLING) == set(UPSAMPLING)
+    assert train.PRECISIONS == PRECISIONS
 
 
 def in_a_process(code):
