@@ -56,6 +56,7 @@ def progress(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,  # in a log it would only leave empty lines
     )
 
 
