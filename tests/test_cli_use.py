@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -185,6 +186,39 @@ def test_an_output_that_cannot_be_written_ends_with_1(trained, tmp_path):
     folder, images, _ = trained
     (tmp_path / "file").write_text("")
     run("predict", folder, images, "-o", tmp_path / "file" / "masks", status=1)
+
+
+@pytest.fixture
+def unwritable(tmp_path):
+    """A folder in which nobody may make a file: root may everywhere but in some of the kernel's own folders."""
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o555)
+        return tmp_path / "locked"
+    folder = pathlib.Path("/sys/kernel")
+    if not folder.is_dir():
+        pytest.skip("root may write everywhere on this system")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+def test_an_output_folder_that_is_not_writable_ends_with_1(
+    command, trained, unwritable, monkeypatch
+):
+    folder, images, masks = trained
+    work = lambda *args, **kwargs: pytest.fail("the work began")  # noqa: E731
+    monkeypatch.setattr("tl_unet.evaluation.evaluate_folder", work)
+    monkeypatch.setattr("tl_unet.prediction_files._predict_file", work)
+    monkeypatch.setattr("tl_unet.training.Training.run_epochs", work)
+    data = ["--images", images, "--masks", masks]
+    arguments = {
+        "train": [*data, "--labels", "1:1,2:0", "--weights", "none"],
+        "evaluate": [folder, *data],
+        "predict": [folder, images],
+        "export": [folder],
+    }
+    result = run(command, *arguments[command], "-o", unwritable / "new", status=1)
+    assert "Permission denied" in result.stderr or "not permitted" in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_models_that_are_none_or_run_code_end_with_1(trained, tmp_path):

@@ -375,6 +375,8 @@ def test_images_of_every_mode_and_size_can_be_trained_on(tiny, tmp_path):
     Image.fromarray(np.full((32, 32), 40_000, "uint16")).save(images / "deep.png")
     picture.quantize(8).save(images / "palette.png")
     picture.convert("RGBA").save(images / "alpha.png")
+    picture.resize((20_000, 50)).save(images / "strip.png")
+    Image.new("L", (20_000, 50)).save(masks / "strip.png")
     for name in ("cmyk", "deep", "palette", "alpha"):
         Image.open(masks / "größe_0.png").save(masks / f"{name}.png")
     Image.new("RGB", (1, 1)).save(images / "one pixel.png")

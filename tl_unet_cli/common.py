@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,13 @@ def stop(message, status: int):
     err.print("Error: ", style="bold red", end="")
     err.print(str(message), soft_wrap=True)
     raise typer.Exit(status)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder for a report; raises `OSError` where that or a file in it cannot be made: now, and not after the work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def print_json(value) -> None:
