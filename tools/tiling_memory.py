@@ -53,6 +53,7 @@ def predict(arguments, folder):
         rows = scene[top : top + 256]
         rows[:] = generator.integers(0, 256, rows.shape, "uint8")
     scene.flush()
+    del rows  # which holds the first mapping, whose pages would count as the model's
     scene = np.memmap(f"{folder}/scene", "uint8", "r", shape=(side, side, 3))
     mask = np.memmap(f"{folder}/mask", "float32", "w+", shape=(side, side, 1))
     model = tl_unet.build_unet(
