@@ -1,6 +1,7 @@
 """Walks through the `tl-unet` command as a new user would, on real pets, and writes what the terminal showed and three pictures for the docs.
 
-Works in a directory that holds links to the data, so that no path of this machine is in what is shown:
+Works in a directory that holds links to the data, so that no path of this machine is in what is shown; started anew with the same directory,
+it goes on after the last command that did what it should:
 
 python -m venv walk && walk/bin/pip install ".[cli,export]"
 python tools/walk.py --command walk/bin/tl-unet --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5 \\
@@ -43,6 +44,9 @@ class Terminal:
 
     def __init__(self, command, work):
         self.command, self.work, self.sections = str(command), work, {}
+        self.record = work / "walk.jsonl"
+        known = self.record.read_text(encoding="utf-8") if self.record.exists() else ""
+        self.known = dict(json.loads(line) for line in known.splitlines())
         self.environment = {**os.environ, "COLUMNS": str(WIDTH)}
         self.environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
         self.environment.pop("PYTHONPATH", None)
@@ -50,6 +54,16 @@ class Terminal:
     def run(self, section, line, expected=0, stop=None):
         """Runs a line such as `tl-unet encoders`; with `stop`, presses Ctrl-C a moment after that file is there."""
         print(f"$ {line}", flush=True)
+        if line not in self.known:
+            shown, status = self._execute(line, stop)
+            if status != expected:
+                sys.exit(f"Exit status {status}; expected {expected}.")
+            self.known[line] = "\n".join(text.rstrip() for text in shown.splitlines()).strip("\n")
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([line, self.known[line]], ensure_ascii=False) + "\n")
+        self.sections.setdefault(section, []).append(f"$ {line}\n{self.known[line]}".rstrip())
+
+    def _execute(self, line, stop):
         begun = time.perf_counter()
         process = subprocess.Popen(
             [self.command if word == "tl-unet" else word for word in shlex.split(line)],
@@ -59,6 +73,8 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Where this script runs in the background, Ctrl-C would be ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         if stop is not None:
             while not (self.work / stop).exists() and process.poll() is None:
@@ -68,10 +84,7 @@ class Terminal:
         shown, _ = process.communicate()
         seconds = time.perf_counter() - begun
         print(f"{shown}[exit status {process.returncode}, {seconds:.1f} s]\n", flush=True)
-        if process.returncode != expected:
-            sys.exit(f"Expected exit status {expected}.")
-        lines = "\n".join(text.rstrip() for text in shown.splitlines()).strip("\n")
-        self.sections.setdefault(section, []).append(f"$ {line}\n{lines}".rstrip())
+        return shown, process.returncode
 
     def write(self, path):
         """All sections, marked for `--8<-- "file:section"`."""
@@ -83,6 +96,8 @@ class Terminal:
 
 def prepare(work, data, weights):
     """The working directory: links to the data and the weights."""
+    if (work / "walk.jsonl").exists():
+        return
     if work.exists() and any(work.iterdir()):
         sys.exit(f"{work} is not empty.")
     work.mkdir(parents=True, exist_ok=True)
@@ -98,7 +113,7 @@ def take_photos(work):
     chosen = np.random.default_rng(0).permutation(len(unseen))[:27]
     pictures = [unseen[i] for i in chosen]
     photos = work / "photos"
-    photos.mkdir()
+    photos.mkdir(exist_ok=True)
     for name, source in zip(("one", "two"), pictures, strict=False):
         shutil.copy(source, photos / f"{name}.jpg")
     turned = Image.open(pictures[2])
