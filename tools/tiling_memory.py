@@ -81,7 +81,6 @@ def predict(arguments, folder):
     print(file=sys.stderr)
     after = memory()
     found = {
-        "model": before["VmRSS"],
         "resident": after["VmHWM"] - before["VmRSS"],
         "anonymous": watch.peak - before["RssAnon"],
         "files": (scene.nbytes + mask.nbytes) / 2**20,
@@ -118,9 +117,8 @@ def main():
     text = f"""\
 | memory | MiB |
 | --- | ---: |
-| the process with its model, before | {found["model"]:,.0f} |
-| its own memory at most, above that | {found["anonymous"]:,.0f} |
-| all that was resident at most, above that, with pages of the two files | {found["resident"]:,.0f} |
+| the process' own at most, above the model | {found["anonymous"]:,.0f} |
+| all that was resident at most, above the model, with pages of the two files | {found["resident"]:,.0f} |
 | the two files (image uint8, mask float32) | {found["files"]:,.0f} |
 
 An image of {side} x {side} x 3 in tiles of {arguments.tile} with an overlap of {arguments.overlap}, {arguments.batch_size} at once; a U-Net on \
