@@ -7,8 +7,8 @@ from test_training import pairs, tiny  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 from tl_unet import training
-from tl_unet.cli.app import app
 from tl_unet.runs import RunFolder
+from tl_unet_cli.app import app
 
 ROW = {
     "stage": 1,
@@ -71,7 +71,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         *("--labels", "#ff0000:1,*:0", "--classes", 2, "--mask-suffix", "_m", "--recursive"),
         *("--limit", 9, "--channels", 4, "--decoder-filters", "5,4,3,2,1", "--seed", 5),
         *("--normalization", "none", "--upsampling", "bilinear", "--dropout", 0.1),
-        *("--mixed-precision", "--val-share", 0.4),
+        *("--mixed-precision", "bfloat16", "--val-share", 0.4),
     )
     options = stub["options"]
     expected = {
@@ -95,7 +95,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         "normalization": None,
         "upsampling": "bilinear",
         "dropout": 0.1,
-        "mixed_precision": True,
+        "mixed_precision": "bfloat16",
         "val_share": 0.4,
         "images": str(pairs[0]),
         "masks": str(pairs[1]),
@@ -133,6 +133,7 @@ def test_progress_goes_to_the_standard_error_and_json_to_the_output(stub, pairs,
         ["--weights", "none", "--freeze-epochs", "2"],
         ["--decoder-filters", "a,b"],
         ["--loss", "magic"],
+        ["--mixed-precision", "float8"],
         ["--images", "nowhere"],
         ["--magic"],
     ],

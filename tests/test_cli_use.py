@@ -1,6 +1,8 @@
 """`tl-unet encoders`, `evaluate`, `predict` and `export`: results, exit status, what machines read."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -15,9 +17,13 @@ from test_training import write_pairs
 from typer.testing import CliRunner
 
 import tl_unet
-from tl_unet.cli import encoders as command
-from tl_unet.cli.app import app
+from tl_unet.decoders import NORMALIZATION, UPSAMPLING
+from tl_unet.export import SUFFIXES
 from tl_unet.runs import RunFolder, write_json
+from tl_unet.training.options import PRECISIONS
+from tl_unet_cli import encoders as command
+from tl_unet_cli import export, library, train
+from tl_unet_cli.app import app
 
 
 @pytest.fixture
@@ -182,6 +188,39 @@ def test_an_output_that_cannot_be_written_ends_with_1(trained, tmp_path):
     run("predict", folder, images, "-o", tmp_path / "file" / "masks", status=1)
 
 
+@pytest.fixture
+def unwritable(tmp_path):
+    """A folder in which nobody may make a file: root may everywhere but in some of the kernel's own folders."""
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o555)
+        return tmp_path / "locked"
+    folder = pathlib.Path("/sys/kernel")
+    if not folder.is_dir():
+        pytest.skip("root may write everywhere on this system")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+def test_an_output_folder_that_is_not_writable_ends_with_1(
+    command, trained, unwritable, monkeypatch
+):
+    folder, images, masks = trained
+    work = lambda *args, **kwargs: pytest.fail("the work began")  # noqa: E731
+    monkeypatch.setattr("tl_unet.evaluation.evaluate_folder", work)
+    monkeypatch.setattr("tl_unet.prediction_files._predict_file", work)
+    monkeypatch.setattr("tl_unet.training.Training.run_epochs", work)
+    data = ["--images", images, "--masks", masks]
+    arguments = {
+        "train": [*data, "--labels", "1:1,2:0", "--weights", "none"],
+        "evaluate": [folder, *data],
+        "predict": [folder, images],
+        "export": [folder],
+    }
+    result = run(command, *arguments[command], "-o", unwritable / "new", status=1)
+    assert "Permission denied" in result.stderr or "not permitted" in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_models_that_are_none_or_run_code_end_with_1(trained, tmp_path):
     _, images, _ = trained
     (tmp_path / "text.keras").write_text("no model")
@@ -256,19 +295,71 @@ def test_version_and_nothing():
     assert "Usage" in CliRunner().invoke(app, []).output
 
 
-def test_the_library_does_without_the_commands_packages():
+def test_choices_in_the_help_are_those_of_the_library():
+    assert set(export.FORMATS) == set(SUFFIXES)
+    assert set(train.NORMALIZATION) == {name for name in NORMALIZATION if name}
+    assert set(train.UPSAMPLING) == set(UPSAMPLING)
+    assert train.PRECISIONS == PRECISIONS
+
+
+def in_a_process(code):
+    """Runs Python code as a user's terminal would: without what the tests ask of TensorFlow's log."""
+    environment = {name: value for name, value in os.environ.items() if "TF_CPP" not in name}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_help_imports_neither_the_library_nor_what_it_needs():
     code = """
 import sys
+from typer.testing import CliRunner
+from tl_unet_cli.app import app
+for arguments in ([], ["encoders"], ["train"], ["evaluate"], ["predict"], ["export"]):
+    assert CliRunner().invoke(app, [*arguments, "--help"]).exit_code == 0
+print({"tl_unet", "keras", "numpy", "tensorflow", "matplotlib"} & set(sys.modules))
+"""
+    found = in_a_process(code)
+    assert found.stdout == "set()\n", found.stderr
+
+
+def test_a_command_shows_no_log_lines_of_tensorflow():
+    code = "import sys; sys.argv[1:] = ['encoders', 'vgg16']; from tl_unet_cli import main; main()"
+    found = in_a_process(code)
+    assert found.returncode == 0
+    assert "vgg16" in found.stdout
+    assert found.stderr == ""
+
+
+def test_log_lines_are_left_out_and_other_lines_stay(capfd):
+    with library._without_log_lines():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\n")
+        os.write(2, b"I0000 00:00:1795465371.708363 914 port.cc:153] oneDNN is on.\n")
+        os.write(2, b"2026-11-23 20:22:38.123456: E tensorflow/x.cc:1] no CUDA\n")
+        os.write(2, "Die Größe fehlt\n".encode())
+    os.write(2, b"I am after\n")
+    assert capfd.readouterr().err == "Die Größe fehlt\nI am after\n"
+
+
+def test_whoever_sets_the_level_sees_the_log(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tl_unet")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    monkeypatch.setattr(library, "_without_log_lines", lambda: pytest.fail("lines are left out"))
+    library.import_library()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_the_library_does_without_the_commands_packages():
+    code = """
+import os, sys
 absent = ("typer", "scipy", "matplotlib", "tensorflow_datasets", "tensorboard", "tifffile", "zarr")
 for name in absent:
     sys.modules[name] = None
 import tl_unet, tl_unet.evaluation, tl_unet.plotting, tl_unet.prediction_files, tl_unet.runs, tl_unet.training
-from tl_unet.cli import main
+assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+from tl_unet_cli import main
 main()
 """
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 1
+    found = in_a_process(code)
+    assert found.returncode == 1, found.stderr
     assert 'pip install "tl-unet[cli]"' in found.stderr
     assert "Traceback" not in found.stderr

@@ -1,5 +1,7 @@
 """Opening a model, and what is refused; files that are whole or not there."""
 
+import json
+import sys
 import zipfile
 
 import keras
@@ -46,6 +48,32 @@ def test_a_file_that_asks_to_run_code_is_refused(tmp_path):
     keras.Model(image, mask).save(tmp_path / "evil.keras")
     with pytest.raises(ValueError, match="refused: it asks to run code"):
         open_model(tmp_path / "evil.keras")
+
+
+def test_a_file_that_names_code_of_other_modules_is_an_error_and_does_not_run_it(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "evil_module.py").write_text("activate = abs\nraise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    image = keras.Input((None, None, 3))
+    mask = keras.layers.Conv2D(1, 1, activation="relu")(image)
+    keras.Model(image, mask).save(tmp_path / "plain.keras")
+    evil = {"module": "evil_module", "class_name": "function", "config": "activate"}
+    evil |= {"registered_name": "activate"}
+    with (
+        zipfile.ZipFile(tmp_path / "plain.keras") as plain,
+        zipfile.ZipFile(tmp_path / "evil.keras", "w") as changed,
+    ):
+        for name in plain.namelist():
+            content = plain.read(name)
+            if name == "config.json":
+                before = content
+                content = content.replace(b'"relu"', json.dumps(evil).encode())
+                assert content != before
+            changed.writestr(name, content)
+    with pytest.raises(ValueError, match=r"refused|can't be loaded"):
+        open_model(tmp_path / "evil.keras")
+    assert "evil_module" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["text.keras", "picture.png", "old.h5", "archive.keras"])

@@ -222,7 +222,10 @@ def test_a_loss_that_is_no_number_stops_the_training(tiny, pairs, tmp_path, monk
     assert RunFolder(tmp_path / "run").read_history() == []
 
 
-def test_several_classes_with_ignored_pixels_and_own_validation_folders(tiny, tmp_path):
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_several_classes_with_ignored_pixels_own_validation_folders_and_16_bits(
+    precision, tiny, tmp_path, monkeypatch
+):
     pairs = write_pairs(tmp_path / "data", count=4, values=(3, 7))
     own = write_pairs(tmp_path / "own", count=2, values=(3, 7), seed=1)
     found = options(
@@ -233,9 +236,17 @@ def test_several_classes_with_ignored_pixels_and_own_validation_folders(tiny, tm
         epochs=1,
         augment=False,
         loss="crossentropy",
-        mixed_precision=True,
+        mixed_precision=precision,
+    )
+    policies, build = [], tl_unet.build_unet
+    monkeypatch.setattr(
+        "tl_unet.training.epochs.build_unet",
+        lambda *args, **kwargs: (
+            policies.append(keras.config.dtype_policy().name) or build(*args, **kwargs)
+        ),
     )
     train(found, tmp_path / "run")
+    assert policies == [f"mixed_{precision}"]
     model, read = open_model(tmp_path / "run")
     assert model.output_shape[-1] == 3
     assert read["labels"] == "3:0,7:2,*:ignore"
@@ -322,6 +333,7 @@ def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path
         ({"val_share": 1.0}, "between 0 and 1"),
         ({"decoder_filters": (8,)}, "must be 5 ints"),
         ({"channels": 2}, "`channels` must be one of"),
+        ({"mixed_precision": True}, "`mixed_precision` must be one of"),
         ({"upsampling": "magic"}, "`upsampling` must be one of"),
         ({"seed": -1}, "negative"),
     ],
@@ -337,6 +349,12 @@ def test_options_come_back_from_json():
     assert again == dataclasses.replace(chosen, size=again.size)
     assert again.labels == chosen.labels
     assert chosen.freeze_epochs == 3
+
+
+@pytest.mark.parametrize(("stored", "meant"), [(True, "float16"), (False, None)])
+def test_runs_that_knew_one_precision_only_are_resumed_with_it(stored, meant):
+    old = {**TrainingOptions("a", "b").to_json(), "mixed_precision": stored}
+    assert TrainingOptions.from_json(old).mixed_precision == meant
 
 
 @pytest.mark.parametrize("text", ["1:0", "0:0,1:1,255:ignore", "#000000:0,#ff8000:2", "7:1,*:0"])
@@ -357,6 +375,8 @@ def test_images_of_every_mode_and_size_can_be_trained_on(tiny, tmp_path):
     Image.fromarray(np.full((32, 32), 40_000, "uint16")).save(images / "deep.png")
     picture.quantize(8).save(images / "palette.png")
     picture.convert("RGBA").save(images / "alpha.png")
+    picture.resize((20_000, 50)).save(images / "strip.png")
+    Image.new("L", (20_000, 50)).save(masks / "strip.png")
     for name in ("cmyk", "deep", "palette", "alpha"):
         Image.open(masks / "größe_0.png").save(masks / f"{name}.png")
     Image.new("RGB", (1, 1)).save(images / "one pixel.png")

@@ -92,7 +92,7 @@ def _train(run, options, names, report):
         policy = keras.config.dtype_policy()
         keras.utils.set_random_seed(options.seed)
         if options.mixed_precision:
-            keras.config.set_dtype_policy("mixed_float16")
+            keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
         try:
             rows = Training(run, options, names, report).run_epochs(rows)
         finally:

@@ -11,6 +11,7 @@ from tl_unet.decoders import NORMALIZATION, UPSAMPLING
 from tl_unet.encoders import get_encoder_spec
 from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
 
+PRECISIONS = ("bfloat16", "float16")
 _FILTERS = (256, 128, 64, 32, 16)
 _LOSSES = {
     "crossentropy": lambda **options: FocalLoss(gamma=0.0, **options),  # which can ignore pixels
@@ -55,7 +56,9 @@ class TrainingOptions:
         normalization: `None`, `"batch"`, `"group"` or `"layer"`, in the decoder. Defaults to `"batch"`.
         upsampling: `"nearest"`, `"bilinear"` or `"transpose"`. Defaults to `"nearest"`.
         dropout: float in [0, 1), in the decoder. Defaults to `0.0`.
-        mixed_precision: bool, whether to compute in float16 where that is safe: faster on recent GPUs. Defaults to `False`.
+        mixed_precision: `"bfloat16"`, `"float16"` or `None`: what to compute in where that is safe, instead of float32. bfloat16 is for
+            processors and GPUs with instructions for it, float16 for older GPUs; without such instructions either is slower.
+            Defaults to `None`.
         seed: int. Defaults to `0`.
 
     Raises:
@@ -92,7 +95,7 @@ class TrainingOptions:
     normalization: str | None = "batch"
     upsampling: str = "nearest"
     dropout: float = 0.0
-    mixed_precision: bool = False
+    mixed_precision: str | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -133,6 +136,7 @@ class TrainingOptions:
             "channels": (self.channels, (1, 3, 4)),
             "normalization": (self.normalization, (None, *NORMALIZATION)),
             "upsampling": (self.upsampling, UPSAMPLING),
+            "mixed_precision": (self.mixed_precision, (None, *PRECISIONS)),
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
@@ -179,7 +183,10 @@ class TrainingOptions:
     def from_json(cls, options: dict) -> "TrainingOptions":
         """The options that `to_json` made."""
         labels = None if options["labels"] is None else parse_labels(options["labels"])
-        return cls(**{**options, "labels": labels})
+        precision = options.get("mixed_precision")
+        if isinstance(precision, bool):  # as the first runs wrote it
+            precision = "float16" if precision else None
+        return cls(**{**options, "labels": labels, "mixed_precision": precision})
 
 
 def make_loss(name: str):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     FAILED,
     JSON,
     MODEL,

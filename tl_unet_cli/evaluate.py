@@ -7,13 +7,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     JSON,
     LABELS,
     MODEL,
     SIZE,
     THRESHOLD,
     TTA,
+    check_writable,
     failures,
     open_model,
     out,
@@ -95,6 +96,9 @@ def evaluate(
     names = None
     if images is None:
         images, masks, names = _validation(model)
+    folder = output or (model if model.is_dir() else model.parent) / "evaluation"
+    with failures():
+        check_writable(folder)
     with failures(), progress("images") as bar:
         task = bar.add_task("evaluating", total=None)
         found = evaluation.evaluate_folder(
@@ -111,7 +115,6 @@ def evaluate(
             augment=tta,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        folder = output or (model if model.is_dir() else model.parent) / "evaluation"
         evaluation.write_report(found, folder)
     scores = found.summary()
     if as_json:

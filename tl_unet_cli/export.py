@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     FAILED,
     JSON,
     MODEL,
@@ -18,7 +18,6 @@ from tl_unet.cli.common import (
     parse_size,
     print_json,
 )
-from tl_unet.export import SUFFIXES
 
 EPILOG = """Examples:
 
@@ -26,7 +25,7 @@ EPILOG = """Examples:
 
 [b]tl-unet export runs/first --format litert-int8 --images photos --output unet.tflite[/b]"""
 
-_FORMATS = tuple(SUFFIXES)
+FORMATS = ("saved-model", "onnx", "openvino", "openvino-int8", "litert", "litert-int8")
 _TOLERANCE = 1e-4  # of the float formats
 
 
@@ -39,7 +38,7 @@ def export(
         ),
     ],
     format: Annotated[
-        str, typer.Option("--format", "-f", metavar="|".join(_FORMATS), help="What to write.")
+        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), help="What to write.")
     ] = "saved-model",
     images: Annotated[
         Path | None,
@@ -69,9 +68,9 @@ def export(
     """
     from tl_unet.export import export_model
 
-    if format not in _FORMATS:
+    if format not in FORMATS:
         raise typer.BadParameter(
-            f"--format must be one of {', '.join(_FORMATS)}; received {format!r}."
+            f"--format must be one of {', '.join(FORMATS)}; received {format!r}."
         )
     fixed = size and parse_size(size)
     network, trained = open_model(model)

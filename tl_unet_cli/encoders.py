@@ -8,8 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-import tl_unet
-from tl_unet.cli.common import JSON, WRONG_USAGE, out, print_json, stop
+from tl_unet_cli.common import JSON, WRONG_USAGE, out, print_json, stop
 
 EPILOG = "Examples:  [b]tl-unet encoders[/b]   [b]tl-unet encoders 'resnet*'[/b]   [b]tl-unet encoders --json[/b]"
 
@@ -52,6 +51,8 @@ def encoders(
 
 def rows(pattern: str | None = None) -> list[dict]:
     """What is known of each encoder, without building one."""
+    import tl_unet
+
     text = resources.files("tl_unet.encoders").joinpath("parameters.json").read_text()
     parameters = json.loads(text)
     found = []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tl_unet.cli.common import (
+from tl_unet_cli.common import (
     INTERRUPTED,
     JSON,
     WRONG_USAGE,
@@ -22,7 +22,6 @@ from tl_unet.cli.common import (
     progress,
     stop,
 )
-from tl_unet.decoders import NORMALIZATION, UPSAMPLING
 
 EPILOG = """Examples:
 
@@ -33,6 +32,11 @@ EPILOG = """Examples:
 [b]tl-unet train --images images --masks trimaps --labels 1:1,2:0,3:1 --output runs/pets[/b]
 
 [b]tl-unet train --resume --output runs/first[/b]"""
+
+# As in the library, which the help does without: a test compares them.
+NORMALIZATION = ("batch", "group", "layer")
+UPSAMPLING = ("transpose", "nearest", "bilinear")
+PRECISIONS = ("bfloat16", "float16")
 
 _IMAGES = {"rich_help_panel": "Images"}
 _MODEL = {"rich_help_panel": "Model"}
@@ -178,13 +182,13 @@ def train(
     ] = "nearest",
     dropout: Annotated[float, typer.Option(help="In the decoder.", **_MODEL)] = 0.0,
     mixed_precision: Annotated[
-        bool,
+        str,
         typer.Option(
-            "--mixed-precision",
-            help="Compute in 16 bits where that is safe, for recent GPUs.",
+            metavar="|".join((*PRECISIONS, "none")),
+            help="Compute in 16 bits where that is safe: bfloat16 on processors and GPUs made for it, float16 on older GPUs.",
             **_TRAINING,
         ),
-    ] = False,
+    ] = "none",
     seed: Annotated[int, typer.Option(help="Of all that is random.", **_TRAINING)] = 0,
     as_json: JSON = False,
 ) -> None:
@@ -246,8 +250,8 @@ def _options(training, given):
         filters = filters and tuple(int(part) for part in filters.split(","))
     except ValueError:
         raise typer.BadParameter(f"--decoder-filters {filters!r} is not N,N,...") from None
-    none = {"weights": "none", "normalization": "none"}
-    changed = {name: None for name, text in none.items() if given[name] == text}
+    optional = ("weights", "normalization", "mixed_precision")
+    changed = {name: None for name in optional if given[name] == "none"}
     changed |= {
         "size": parse_size(given["size"]),
         "labels": given["labels"] and parse_labels(given["labels"]),

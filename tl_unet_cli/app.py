@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-import tl_unet
-from tl_unet.cli import encoders, evaluate, export, predict, train
+from tl_unet_cli import encoders, evaluate, export, predict, train
+from tl_unet_cli.library import import_library, needs_library
 
 app = typer.Typer(
     help="From a folder of images to masks: train a U-Net with a pre-trained encoder, judge it, use it.",
@@ -21,6 +21,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import_library()
+        import tl_unet
+
         typer.echo(f"tl-unet {tl_unet.__version__}")
         raise typer.Exit
 
@@ -40,4 +43,4 @@ for module in (encoders, train, evaluate, predict, export):
     command = getattr(module, name)
     # Its lines are broken for the reader of the source, not for the terminal.
     text = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command))
-    app.command(name, help=text, epilog=module.EPILOG)(command)
+    app.command(name, help=text, epilog=module.EPILOG)(needs_library(command))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,13 @@ def stop(message, status: int):
     raise typer.Exit(status)
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a folder for a report; raises `OSError` where that or a file in it cannot be made: now, and not after the work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def print_json(value) -> None:
     """Writes one JSON value to the standard output, without line breaks or colours of a terminal."""
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
@@ -56,6 +64,7 @@ def progress(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,  # in a log it would only leave empty lines
     )
 
 
