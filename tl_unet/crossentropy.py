@@ -84,6 +84,14 @@ class FocalLoss(SegmentationLoss):
         self.alpha = None if alpha is None else check_number("alpha", alpha, high=1.0)
 
     def unit_losses(self, pixels):
+        """Returns the loss of each unit: the mean over its pixels that count.
+
+        Args:
+            pixels: `tl_unet.counts.Pixels` tuple.
+
+        Returns:
+            A tensor of shape `(batch,)`, or `(1,)` with `average="batch"`.
+        """
         # No shape may change before the cross-entropy: Keras finds the logits behind a sigmoid or softmax
         # by looking at the tensor it is given.
         targets, outputs, probabilities = pixels.targets, pixels.outputs, pixels.probabilities
@@ -126,6 +134,7 @@ class FocalLoss(SegmentationLoss):
         return balance * ops.sum(targets * weights, axis=-1, keepdims=True)
 
     def get_config(self):
+        """Returns the constructor's arguments."""
         return {"gamma": self.gamma, "alpha": self.alpha, **super().get_config()}
 
 
@@ -190,5 +199,6 @@ class CrossentropyLoss(FocalLoss):
         )
 
     def get_config(self):
+        """Returns the constructor's arguments."""
         config = super().get_config()
         return {key: value for key, value in config.items() if key not in ("gamma", "alpha")}
