@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import shared_path
 from PIL import Image
-from tiny import tiny_unet
+from tiny import shallow_unet
 
 
 def run(monkeypatch, *arguments):
@@ -20,7 +20,7 @@ def run(monkeypatch, *arguments):
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(
-        multiclass, "build_model", lambda arguments, classes: tiny_unet(classes=classes)
+        multiclass, "build_model", lambda arguments, classes: shallow_unet(classes=classes)
     )
 
 
@@ -75,6 +75,7 @@ def test_pets_have_a_border_and_the_encoder_thaws(tiny, tmp_path, monkeypatch):
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_the_model_is_built_for_its_classes():
     options = multiclass.argparse.Namespace(weights=None)
     model = multiclass.build_model(options, 3)

@@ -1,13 +1,14 @@
 """The example of many bands: what its scenes hold, and a tiny run."""
 
 import json
+import types
 
 import keras
 import multispectral
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY, tiny_unet
+from tiny import shallow_unet
 
 
 def run(monkeypatch, *arguments):
@@ -52,7 +53,7 @@ def test_each_number_of_channels_is_trained_once_judged_and_drawn(tmp_path, monk
     monkeypatch.setattr(
         multispectral,
         "build_model",
-        lambda channels, weights: tiny_unet(input_shape=(None, None, channels)),
+        lambda channels, weights: shallow_unet(input_shape=(None, None, channels)),
     )
     small = ("--scenes", 6, "--size", 32, "--epochs", 1, "--batch-size", 2, "--output", tmp_path)
     run(monkeypatch, *small, "--channels", 12, 1)
@@ -80,19 +81,20 @@ def test_with_weights_the_encoder_is_frozen_first(monkeypatch):
 
     def fit(model, *data, **options):
         trained.append(model.get_layer("encoder").trainable)
-        return keras.callbacks.History()
+        return types.SimpleNamespace(history={"loss": [1.0] * options["epochs"]})
 
-    monkeypatch.setattr(keras.callbacks.History, "history", {"loss": [1.0]}, raising=False)
     monkeypatch.setattr(keras.Model, "fit", fit)
     options = {"weights": "file", "freeze_epochs": 1, "epochs": 3, "batch_size": 2, "verbose": 0}
     arguments = multispectral.argparse.Namespace(**options)
-    curves = multispectral.fit(tiny_unet(freeze=True, encoder=TINY), [np.zeros(4)], None, arguments)
+    model = shallow_unet()
+    model.get_layer("encoder").trainable = False
+    curves = multispectral.fit(model, [np.zeros(4)], None, arguments)
     assert trained == [False, True]
-    assert curves == {"loss": [1.0, 1.0]}
+    assert curves == {"loss": [1.0, 1.0, 1.0]}
 
 
-@pytest.mark.parametrize("channels", [1, 4, 12])
-def test_inflated_weights_go_into_the_model(channels, mobilenetv2_weights):
-    model = multispectral.build_model(channels, str(mobilenetv2_weights))
-    assert model.input_shape == (None, None, None, channels)
+@pytest.mark.slow
+def test_inflated_weights_go_into_the_model(mobilenetv2_weights):
+    model = multispectral.build_model(12, str(mobilenetv2_weights))
+    assert model.input_shape == (None, None, None, 12)
     assert not model.get_layer("encoder").trainable
