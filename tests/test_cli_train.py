@@ -71,7 +71,8 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         *("--labels", "#ff0000:1,*:0", "--classes", 2, "--mask-suffix", "_m", "--recursive"),
         *("--limit", 9, "--channels", 4, "--decoder-filters", "5,4,3,2,1", "--seed", 5),
         *("--normalization", "none", "--upsampling", "bilinear", "--dropout", 0.1),
-        *("--mixed-precision", "bfloat16", "--val-share", 0.4),
+        *("--mixed-precision", "bfloat16", "--val-share", 0.4, "--class-names", "back, cell"),
+        *("--class-weights", "0.5,2"),
     )
     options = stub["options"]
     expected = {
@@ -97,6 +98,8 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         "dropout": 0.1,
         "mixed_precision": "bfloat16",
         "val_share": 0.4,
+        "class_names": ("back", "cell"),
+        "class_weights": (0.5, 2.0),
         "images": str(pairs[0]),
         "masks": str(pairs[1]),
         "val_images": None,

@@ -76,7 +76,10 @@ def test_evaluate_a_training_with_its_own_labels_and_size(trained):
     assert "IoU" in result.stdout
     assert "1.0000 (1.0000 to 1.0000)" in result.stdout
     names = {path.name for path in (folder / "evaluation").iterdir()}
-    assert names == {"scores.json", "per_image.csv", "worst.png", "confusion.png", "per_class.png"}
+    assert names == {
+        *("scores.json", "per_image.csv", "per_class.csv"),
+        *("worst.png", "confusion.png", "per_class.png"),
+    }
 
 
 def test_evaluate_a_model_as_json(trained, tmp_path):
@@ -87,6 +90,18 @@ def test_evaluate_a_model_as_json(trained, tmp_path):
     assert found["dataset"]["iou"] < 0.1
     assert found["images"] == 5
     assert (tmp_path / "report" / "worst.png").exists()
+
+
+def test_evaluate_names_the_classes_as_the_training_did_or_as_told(trained):
+    folder, images, masks = trained
+    settings = RunFolder(folder).read_settings()
+    settings["options"]["class_names"] = ["disc"]
+    write_json(RunFolder(folder).settings, settings)
+    arguments = ["evaluate", folder, "--images", images, "--masks", masks, "--json"]
+    assert json.loads(run(*arguments).stdout)["class_names"] == ["background", "disc"]
+    found = json.loads(run(*arguments, "--class-names", "pet").stdout)
+    assert found["class_names"] == ["background", "pet"]
+    assert "there are 1 classes" in run(*arguments, "--class-names", "a,b", status=1).stderr
 
 
 def test_evaluate_takes_the_trainings_validation_images_without_others(trained):

@@ -132,6 +132,32 @@ def test_a_class_that_occurs_nowhere_has_no_score(pairs):
     )
 
 
+def test_scores_of_classes_have_their_names_in_every_file(pairs, tmp_path):
+    names = ["ground", "disc", "nowhere"]
+    found = evaluate_folder(
+        tiny_unet(classes=3), *pairs, size=32, labels={2: 0, 1: 1}, class_names=names
+    )
+    write_report(found, tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text())["class_names"] == names
+    with (tmp_path / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == names
+    assert [float(row["iou"]) for row in rows] == pytest.approx(
+        found.per_class()["iou"], nan_ok=True
+    )
+    assert sum(int(row["true_pixels"]) for row in rows) == 5 * 32 * 32
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert [key for key in first if key.startswith("iou_")] == [f"iou_{name}" for name in names]
+    occur = [float(first[f"iou_{name}"]) for name in names]
+    assert np.nanmean(occur) == pytest.approx(float(first["iou"]))
+
+
+def test_names_of_another_number_are_an_error_before_the_work():
+    with pytest.raises(ValueError, match="class_names has 2"):
+        evaluate_folder(reading(), "nowhere", "nowhere", class_names=["a", "b"])
+
+
 def test_labels_of_more_classes_than_the_model_has_are_an_error(pairs):
     with pytest.raises(ValueError, match="the model has 1"):
         evaluate_folder(reading(), *pairs, size=32, labels={1: 0, 2: 4})

@@ -7,7 +7,15 @@ import keras
 import numpy as np
 import pytest
 
-from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LossSum, LovaszLoss, TverskyLoss
+from tl_unet.losses import (
+    CrossentropyLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LossSum,
+    LovaszLoss,
+    TverskyLoss,
+)
 from tl_unet.metrics import DiceCoefficient, IoU
 
 COMMON = {
@@ -28,6 +36,7 @@ SCORE = {
     "multi_label": True,
     "ignore_index": 7,
     "target_class_ids": [1, 2],
+    "class_names": ["background", "cat", "dog"],
     "name": "other",
 }
 CHANGED = {
@@ -36,6 +45,7 @@ CHANGED = {
     TverskyLoss: {"smooth": 3.0, "alpha": 0.2, "beta": 0.9, **COMMON},
     FocalLoss: {"gamma": 1.5, "alpha": 0.3, **COMMON},
     LovaszLoss: COMMON,
+    CrossentropyLoss: COMMON,
     DiceCoefficient: SCORE,
     IoU: SCORE,
 }

@@ -7,12 +7,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LossSum, LovaszLoss, TverskyLoss
+from tl_unet.losses import (
+    CrossentropyLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LossSum,
+    LovaszLoss,
+    TverskyLoss,
+)
 
 quick = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 OVERLAP = [DiceLoss, JaccardLoss, TverskyLoss, LovaszLoss]
-LOSSES = [*OVERLAP, FocalLoss]
+LOSSES = [*OVERLAP, FocalLoss, CrossentropyLoss]
 losses = st.sampled_from(LOSSES)
 averages = st.sampled_from(["batch", "image"])
 
@@ -194,6 +202,14 @@ def test_focal_with_gamma_0_is_keras_cross_entropy(seed, classes):
 
 
 @quick
+@given(seeds, st.sampled_from([1, 3]), averages)
+def test_crossentropy_is_focal_with_gamma_0(seed, classes, average):
+    mask, prediction = random_pair(seed, classes)
+    expected = float(FocalLoss(gamma=0, average=average)(mask, prediction))
+    assert float(CrossentropyLoss(average=average)(mask, prediction)) == expected
+
+
+@quick
 @given(seeds, st.floats(0.5, 4.0), st.sampled_from([None, 0.25, 0.9]))
 def test_focal_agrees_with_keras_where_keras_is_sound(seed, gamma, alpha):
     mask, prediction = random_pair(seed)
@@ -232,6 +248,20 @@ def test_a_class_of_weight_0_costs_nothing(loss, multi_label):
         assert abs(float(loss(mask, wrong[None, None]))) < 1e-6
     else:
         assert float(loss(mask, wrong[None, None])) > 0.1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_more_a_class_weighs_the_more_its_errors_cost(loss, multi_label):
+    mask = np.array([[[[0], [0], [1], [2]]]])
+    wrong = np.full((1, 1, 4, 3), 0.05)
+    wrong[0, 0, range(4), [0, 0, 1, 1]] = 0.9  # the only pixel of class 2 is missed
+    costs = [
+        float(loss(class_weights=[1, 1, rare], multi_label=multi_label)(mask, wrong))
+        for rare in (0.5, 1, 5)
+    ]
+    assert costs[0] < costs[1] < costs[2]
+    assert costs[1] == pytest.approx(float(loss(multi_label=multi_label)(mask, wrong)), abs=1e-6)
 
 
 @quick

@@ -339,6 +339,9 @@ def test_another_number_of_classes_is_refused():
         ({"target_class_ids": []}, "target_class_ids"),
         ({"target_class_ids": [-1]}, "target_class_ids"),
         ({"target_class_ids": 1}, "target_class_ids"),
+        ({"class_names": "cat"}, "class_names"),
+        ({"class_names": ["cat", "cat"]}, "different"),
+        ({"class_names": ["cat", 1]}, "class_names"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, word):

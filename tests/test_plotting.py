@@ -120,13 +120,37 @@ def test_threshold_turns_probabilities_into_a_mask():
     assert set(np.unique(shown)) == {0.0, 1.0}
 
 
-def test_several_classes_are_shown_as_the_most_probable_one():
+def test_several_classes_are_shown_in_their_colours():
     images, masks = np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4), "int32")
-    prediction = np.zeros((1, 4, 4, 3))
-    prediction[..., 2] = 1
-    axes = prediction_panel(images, masks, {"m": prediction}).axes
-    assert (axes[2].images[0].get_array() == 2).all()
-    assert axes[2].images[0].get_clim() == axes[1].images[0].get_clim() == (0, 2)
+    masks[0, :2], masks[0, 3] = 2, 255
+    prediction = np.eye(3)[np.where(masks == 255, 1, masks)]
+    for truth in (masks, masks[..., None]):
+        axes = prediction_panel(images, truth, {"m": prediction}).axes
+        shown = [axes[i].images[0].get_array() * 255 for i in (1, 2)]
+        colours = class_colours(3)
+        for picture in shown:
+            np.testing.assert_allclose(picture[:2], np.broadcast_to(colours[2], (2, 4, 3)))
+            np.testing.assert_allclose(picture[2], np.broadcast_to(colours[0], (4, 3)))
+        np.testing.assert_allclose(shown[0][3], 128)  # ignored
+        np.testing.assert_allclose(shown[1][3], np.broadcast_to(colours[1], (4, 3)))
+    one_hot = prediction_panel(images, prediction, {"m": prediction}).axes
+    np.testing.assert_allclose(one_hot[1].images[0].get_array() * 255, shown[1])
+
+
+def test_the_panel_of_named_classes_has_a_legend():
+    images, masks = np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4), "int32")
+    figure = prediction_panel(images, masks, {}, class_names=["background", "cat", "dog"])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["background", "cat", "dog"]
+    with pytest.raises(ValueError, match="class 3 is shown"):
+        prediction_panel(images, masks + 3, {}, class_names=["background", "cat", "dog"])
+
+
+def test_ignored_pixels_of_one_class_are_grey_in_the_panel():
+    masks = np.array([[[0, 1, 255]]])
+    shown = prediction_panel(np.zeros((1, 1, 3, 3)), masks, {}).axes[1].images[0]
+    assert shown.get_array().tolist() == [[0, 1, 0.5]]
+    assert shown.get_clim() == (0, 1)
 
 
 def test_names_stand_beside_the_rows():

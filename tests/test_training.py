@@ -20,8 +20,9 @@ import tl_unet
 from tl_unet.encoders import registry
 from tl_unet.runs import RunFolder, open_model
 from tl_unet.training import TrainingDiverged, TrainingOptions, parse_labels, resume, train
+from tl_unet.training.epochs import Training
 from tl_unet.training.images import TrainingImages, split
-from tl_unet.training.options import format_labels
+from tl_unet.training.options import format_labels, make_loss
 
 SMALL = dataclasses.replace(
     TINY, taps=TINY.taps[:2]
@@ -213,7 +214,7 @@ def test_a_disk_too_small_for_the_images_is_told_before_the_training(
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny, pairs, tmp_path, monkeypatch):
-    def broken(name):
+    def broken(name, class_weights):
         return lambda mask, prediction: keras.ops.mean(prediction) * np.nan
 
     monkeypatch.setattr("tl_unet.training.epochs.make_loss", broken)
@@ -236,6 +237,8 @@ def test_several_classes_with_ignored_pixels_own_validation_folders_and_16_bits(
         epochs=1,
         augment=False,
         loss="crossentropy",
+        class_names=["ground", "nowhere", "disc"],
+        class_weights=[0.2, 1, 1],
         mixed_precision=precision,
     )
     policies, build = [], tl_unet.build_unet
@@ -247,6 +250,9 @@ def test_several_classes_with_ignored_pixels_own_validation_folders_and_16_bits(
     )
     train(found, tmp_path / "run")
     assert policies == [f"mixed_{precision}"]
+    (row,) = RunFolder(tmp_path / "run").read_history()
+    assert 0 <= row["val_iou_disc"] <= 1
+    assert "val_iou_nowhere" in row
     model, read = open_model(tmp_path / "run")
     assert model.output_shape[-1] == 3
     assert read["labels"] == "3:0,7:2,*:ignore"
@@ -344,7 +350,9 @@ def test_options_that_cannot_be_are_an_error(wrong, message):
 
 
 def test_options_come_back_from_json():
-    chosen = TrainingOptions("a", "b", labels={(255, 0, 0): 1, None: 0}, size=(32, 64), epochs=9)
+    lists = {"class_names": ["red"], "class_weights": [1, 2]}
+    labels = {(255, 0, 0): 1, None: 0}
+    chosen = TrainingOptions("a", "b", labels=labels, size=(32, 64), epochs=9, **lists)
     again = TrainingOptions.from_json(json.loads(json.dumps(chosen.to_json())))
     assert again == dataclasses.replace(chosen, size=again.size)
     assert again.labels == chosen.labels
@@ -355,6 +363,24 @@ def test_options_come_back_from_json():
 def test_runs_that_knew_one_precision_only_are_resumed_with_it(stored, meant):
     old = {**TrainingOptions("a", "b").to_json(), "mixed_precision": stored}
     assert TrainingOptions.from_json(old).mixed_precision == meant
+
+
+def test_class_weights_and_names_reach_the_loss_and_the_scores():
+    mask, wrong = np.array([[[[0], [1]]]]), np.full((1, 1, 2, 3), [0.8, 0.1, 0.1])
+    costs = [float(make_loss("dice+crossentropy", [1, w, 1])(mask, wrong)) for w in (1, 10)]
+    assert costs[0] < costs[1]
+    for wrong_list in ({"class_names": ["a", "b"]}, {"class_weights": [1, 1]}):
+        with pytest.raises(ValueError, match="there are 3 classes"):
+            TrainingOptions("images", "masks", classes=3, **wrong_list)
+
+
+def test_a_named_class_that_occurs_nowhere_does_not_stop_a_training(tmp_path):
+    found = TrainingOptions("images", "masks", classes=2, class_names=["ground", "disc"])
+    training = Training(RunFolder(tmp_path), found, {"train": [], "validation": []}, None)
+    scores = {"loss": 1.0, "val_loss": 1.0, "val_iou": 0.5, "val_iou_disc": float("nan")}
+    assert training.check_row(1, scores) is None
+    with pytest.raises(TrainingDiverged):
+        training.check_row(1, scores | {"val_loss": float("nan")})
 
 
 @pytest.mark.parametrize("text", ["1:0", "0:0,1:1,255:ignore", "#000000:0,#ff8000:2", "7:1,*:0"])

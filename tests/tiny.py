@@ -1,5 +1,7 @@
 """An encoder that builds and trains in a moment: five stages with BatchNorm and dropout."""
 
+import dataclasses
+
 import keras
 
 import tl_unet
@@ -37,3 +39,9 @@ def tiny_unet(**options):
         "freeze": False,
     }
     return tl_unet.build_unet(**{**defaults, **options})
+
+
+def shallow_unet(**options):
+    """One with two stages, so that tracing takes little time: for tests that train."""
+    encoder = dataclasses.replace(TINY, taps=TINY.taps[:2])
+    return tiny_unet(**{"encoder": encoder, "decoder_filters": (8, 8), **options})

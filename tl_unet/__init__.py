@@ -2,6 +2,7 @@
 
 import importlib
 
+from tl_unet.classes import balanced_class_weights
 from tl_unet.encoders import (
     EncoderSpec,
     Preprocessing,
@@ -14,13 +15,21 @@ from tl_unet.export import export_model, load_exported, max_difference
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.loss_base import LossSum
-from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+from tl_unet.losses import (
+    CrossentropyLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LovaszLoss,
+    TverskyLoss,
+)
 from tl_unet.metrics import DiceCoefficient, IoU
 from tl_unet.unet import build_unet
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossentropyLoss",
     "DiceCoefficient",
     "DiceLoss",
     "EncoderSpec",
@@ -32,6 +41,7 @@ __all__ = [
     "Preprocessing",
     "Tap",
     "TverskyLoss",
+    "balanced_class_weights",
     "build_unet",
     "data",
     "export_model",

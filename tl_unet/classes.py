@@ -1,6 +1,8 @@
-"""From probabilities to classes, as the command's functions decide them."""
+"""Classes of pixels: how they are decided from probabilities, and what the rare ones should weigh."""
 
 import numpy as np
+
+from tl_unet.input_checks import check_number
 
 IGNORE = 255
 """The mask value of pixels that losses and scores leave out, as in `tl_unet.data`."""
@@ -26,3 +28,64 @@ def decide(probabilities, threshold=0.5):
     if probabilities.shape[-1] > 1:
         return probabilities.argmax(-1).astype("uint8")
     return (probabilities[..., 0] > threshold).astype("uint8")
+
+
+def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):
+    """Weights for `class_weights=` of the losses that make rare classes count more, from the masks of a training set.
+
+    The weight of a class is its share of the pixels to the power of `-power`, scaled so that the mean weight of a pixel is 1: a
+    cross-entropy keeps its size. Large weights make a loss noisy: for a class with less than a thousandth of the pixels try
+    `power=0.5` first, or `DiceLoss`, to which all classes are alike whatever their size.
+
+    Args:
+        masks: array of class numbers, of any shape; or an iterable of such arrays, or of batches `(image, mask)` or
+            `(image, mask, sample_weight)` such as a `tf.data.Dataset` that ends. With a channel for each class (zeros and ones,
+            the last axis) for arrays of at least three axes whose last one is `classes` and not 1.
+        classes: int, the number of output channels; 1 gives two weights, background and foreground.
+        power: float of at least 0: 1 gives all classes the same sum of weights, 0 weighs all pixels the same. Defaults to `1.0`.
+        ignore_index: int, value of pixels to leave out, or `None`. Defaults to `255`.
+
+    Returns:
+        List of floats, one for each class; 0 for a class that has no pixels.
+
+    Raises:
+        ValueError: if an argument is not as above, or the masks hold other values or no pixel.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from tl_unet import balanced_class_weights
+    >>> masks = np.array([0] * 60 + [1] * 30 + [2] * 10 + [255] * 5)
+    >>> [round(weight, 2) for weight in balanced_class_weights(masks, classes=3)]
+    [0.56, 1.11, 3.33]
+    """
+    power = check_number("power", power)
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
+    batches = [masks] if hasattr(masks, "shape") else masks
+    numbers = np.zeros(max(2, classes), np.int64)
+    for batch in batches:
+        mask = np.asarray(batch[1] if isinstance(batch, tuple | list) else batch)
+        numbers += _pixels_of_classes(mask, classes, ignore_index)
+    if not numbers.any():
+        raise ValueError("The masks hold no pixel that counts: there is nothing to balance.")
+    share = numbers / numbers.sum()
+    weights = np.where(numbers > 0, np.where(numbers > 0, share, 1.0) ** -power, 0.0)
+    return (weights / (weights * share).sum()).tolist()
+
+
+def _pixels_of_classes(mask, classes, ignore_index):
+    """How many pixels each class has in a mask of class numbers or of one channel a class."""
+    kept = np.ones(mask.shape, bool) if ignore_index is None else mask != ignore_index
+    if mask.ndim >= 3 and mask.shape[-1] == classes > 1:
+        values, top = mask[kept], 1
+        found = np.where(kept, mask, 0).reshape(-1, classes).astype(np.int64).sum(axis=0)
+    else:
+        values, top = mask[kept], max(2, classes) - 1
+        found = None
+    if values.size and not np.isin(np.unique(values), np.arange(top + 1)).all():
+        raise ValueError(
+            f"The masks hold the values {np.unique(values)[:6].tolist()}, but must hold whole numbers from 0 to {top}"
+            + (f" or {ignore_index}, which is ignored." if ignore_index is not None else ".")
+        )
+    return np.bincount(values.astype(np.int64), minlength=top + 1) if found is None else found

@@ -62,7 +62,8 @@ def read_pixels(
     """Brings a mask and a prediction into one common form, after checking them.
 
     Everything is computed in float32, whatever comes in: sums over the pixels of an image do not fit
-    into 16-bit numbers.
+    into 16-bit numbers. Where values cannot be seen (in a compiled `fit`), a pixel whose mask holds an
+    impossible value, such as 255 without `ignore_index`, has NaN targets, and so have loss and metrics.
 
     Args:
         y_true: Mask tensor of any type. One output channel: zeros and ones, shape
@@ -97,13 +98,17 @@ def read_pixels(
     if kind == "channels" and not multi_label:
         valid = ops.all(valid, axis=-1, keepdims=True)
     check_mask_values(labels, valid, kind, classes, multi_label)
+    wrong = _impossible(labels, kind, classes, multi_label) & valid
 
     if ignore_index is not None:
         # Whatever is there, NaN included, must not reach a sum: 0 * NaN is NaN.
         labels = ops.where(valid, labels, 0.0)
         y_pred = ops.where(valid, y_pred, 0.0 if from_logits else 0.5)
     if kind == "index":
-        labels = ops.one_hot(ops.cast(ops.squeeze(labels, -1), "int32"), classes, dtype="float32")
+        numbers = ops.cast(ops.clip(ops.squeeze(labels, -1), 0, classes - 1), "int32")
+        labels = ops.one_hot(numbers, classes, dtype="float32")
+    # A compiled step cannot raise an error; a loss that is no number is seen, a wrong one is not.
+    labels = ops.where(wrong, float("nan"), labels)
 
     if not from_logits:
         if ignore_index is None:
@@ -120,6 +125,17 @@ def read_pixels(
     valid = ops.cast(valid, "float32")
     weights = valid if pixel_weight is None else valid * pixel_weight
     return Pixels(labels, y_pred, probabilities, weights, valid)
+
+
+def _impossible(labels, kind, classes, multi_label):
+    """Which values no mask of this kind can hold; soft ones between 0 and 1 may come from mixing images."""
+    if kind == "index":
+        return (labels != ops.floor(labels)) | (labels < 0) | (labels >= classes)
+    outside = (labels < 0) | (labels > 1)
+    if kind == "channels" and not multi_label:
+        no_class = ops.absolute(ops.sum(labels, axis=-1, keepdims=True) - 1) > 0.01
+        return ops.any(outside, axis=-1, keepdims=True) | no_class
+    return outside
 
 
 def with_background(pixels):

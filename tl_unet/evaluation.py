@@ -14,6 +14,7 @@ import numpy as np
 
 from tl_unet.classes import IGNORE, decide
 from tl_unet.inference import predict_augmented
+from tl_unet.input_checks import check_class_count, check_class_names
 from tl_unet.runs import replacing, write_json
 
 _RESAMPLES = 2000
@@ -43,6 +44,11 @@ class Evaluation:
             class against the background counts as two.
         classes: int, as the model has them: 1 is one object against the background.
         worst: list of `Example`, the ten images with the lowest IoU.
+        class_names: list of str, one for each class that scores are taken over. Defaults to `None`: `"object"`, or the
+            numbers.
+
+    Raises:
+        ValueError: if there are not as many names as classes.
     """
 
     names: list[str]
@@ -50,10 +56,24 @@ class Evaluation:
     confusion: np.ndarray
     classes: int
     worst: list[Example] = dataclasses.field(default_factory=list)
+    class_names: list[str] | None = None
+
+    def __post_init__(self):
+        names = ["object"] if self.classes == 1 else list(map(str, range(self.classes)))
+        if self.class_names is not None:
+            names = check_class_names(self.class_names)
+            check_class_count("class_names", len(names), self.classes, one_is_two=False)
+        object.__setattr__(self, "class_names", names)
 
     def per_image(self) -> list[dict]:
-        """The scores of each image, a dict with its `name`; the worst IoU first."""
+        """The scores of each image, a dict with its `name`; the worst IoU first.
+
+        Of several classes also the IoU of each, `iou_NAME`: NaN where it is in neither mask nor prediction.
+        """
         scores = _scores(self._scored(self.counts))
+        if self.classes > 1:
+            each = _scores(self.counts[:, :, None], empty=np.nan)["iou"]
+            scores |= {f"iou_{name}": each[:, i] for i, name in enumerate(self.class_names)}
         rows = [
             {"name": name, **{key: float(values[i]) for key, values in scores.items()}}
             for i, name in enumerate(self.names)
@@ -61,10 +81,13 @@ class Evaluation:
         return sorted(rows, key=lambda row: row["iou"])
 
     def per_class(self) -> dict[str, list[float]]:
-        """IoU and Dice of each class over the data set; NaN for one that occurs nowhere."""
+        """IoU, Dice, precision and recall of each class over the data set; NaN for one that occurs nowhere.
+
+        One class against the background gives two numbers, the background's first.
+        """
         counts = self.counts.sum(axis=0)[:, None]
         found = _scores(counts, empty=np.nan)
-        return {name: found[name].tolist() for name in ("iou", "dice")}
+        return {name: values.tolist() for name, values in found.items()}
 
     def summary(self, seed=0) -> dict:
         """All scores as plain numbers.
@@ -75,7 +98,8 @@ class Evaluation:
         Returns:
             A dict: `images`, `classes`, `dataset` (`iou`, `dice`, `precision`, `recall`, `accuracy` over all pixels),
             `mean_of_images` (means of the images' `iou` and `dice`), `interval` (95 % bootstrap intervals over the images of
-            the IoU and Dice of both kinds, `None` for fewer than two images), `per_class`, `confusion`.
+            the IoU and Dice of both kinds, `None` for fewer than two images), `class_names`, `per_class`, `confusion`; the
+            last three with the background where there is one class.
         """
         scored = self._scored(self.counts)
         dataset = {name: float(value) for name, value in _scores(scored.sum(axis=0)).items()}
@@ -88,12 +112,16 @@ class Evaluation:
             "dataset": dataset,
             "mean_of_images": {name: float(images[name].mean()) for name in ("iou", "dice")},
             "interval": _intervals(scored, seed),
+            "class_names": self._all_names(),
             "per_class": {
                 name: [None if np.isnan(value) else value for value in values]
                 for name, values in self.per_class().items()
             },
             "confusion": self.confusion.tolist(),
         }
+
+    def _all_names(self):
+        return ["background", *self.class_names] if self.classes == 1 else self.class_names
 
     def _scored(self, counts):
         """The classes that scores are taken over: one object's background is none of them."""
@@ -113,12 +141,13 @@ def evaluate_folder(
     names=None,
     threshold=0.5,
     augment=False,
+    class_names=None,
     progress: Callable | None = None,
 ) -> Evaluation:
     """Scores a model on images and masks, both resized to one size.
 
     Args:
-        model: `keras.Model` from images to masks of probabilities.
+        model: `keras.Model` from images to masks of probabilities; several classes exclude one another.
         images: str or path, folder of the images.
         masks: str or path, folder of their masks.
         size: int or `(height, width)`; best what the model was trained on. Defaults to `256`.
@@ -129,6 +158,7 @@ def evaluate_folder(
         names: sequence of str, only these images. Defaults to `None`: all.
         threshold: float, above which one class is foreground. Defaults to `0.5`.
         augment: as in `predict_augmented`. Defaults to `False`.
+        class_names: sequence of str, one for each class of the model. Defaults to `None`: `"object"`, or the numbers.
         progress: callable `progress(done, total)` after each batch, in images. Defaults to `None`.
 
     Returns:
@@ -139,6 +169,8 @@ def evaluate_folder(
         ValueError: if images and masks are not as they should be; all that is wrong is listed.
     """
     classes = model.output_shape[-1]
+    if class_names is not None:  # before the work, not after it
+        check_class_count("class_names", len(class_names), classes, one_is_two=False)
     options = {"mask_suffix": mask_suffix, "recursive": recursive, "names": names}
     subset = _load(model, images, masks, size, batch_size, labels, **options)
     counted, worst, confusion = [], [], np.zeros((max(2, classes),) * 2, np.int64)
@@ -157,7 +189,7 @@ def evaluate_folder(
         worst = sorted(worst, key=lambda example: example.iou)[:_SHOWN]
         if progress is not None:
             progress(len(counted), len(subset.names))
-    return Evaluation(subset.names, np.stack(counted), confusion, classes, worst)
+    return Evaluation(subset.names, np.stack(counted), confusion, classes, worst, class_names)
 
 
 def count_confusion(true, predicted, classes):
@@ -193,21 +225,27 @@ def write_report(evaluation: Evaluation, output) -> list[Path]:
         output: str or path, the folder.
 
     Returns:
-        The paths written: `scores.json`, `per_image.csv` (worst first), `worst.png` (the ten worst images with their errors),
-        `confusion.png` and `per_class.png`.
+        The paths written: `scores.json`, `per_image.csv` (worst first), `per_class.csv` (scores and numbers of pixels),
+        `worst.png` (the ten worst images with their errors), `confusion.png` and `per_class.png`.
     """
     from tl_unet.plotting import class_bars, confusion_matrix, error_sheet
 
-    output, rows = Path(output), evaluation.per_image()
-    paths = [output / "scores.json", output / "per_image.csv"]
-    write_json(paths[0], evaluation.summary())
-    with replacing(paths[1]) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    output, summary = Path(output), evaluation.summary()
+    paths = [output / "scores.json", output / "per_image.csv", output / "per_class.csv"]
+    write_json(paths[0], summary)
+    _write_csv(paths[1], evaluation.per_image())
+    names, scores = summary["class_names"], evaluation.per_class()
+    columns = {
+        "class": names,
+        **scores,
+        "true_pixels": evaluation.confusion.sum(axis=1).tolist(),
+        "predicted_pixels": evaluation.confusion.sum(axis=0).tolist(),
+    }
+    _write_csv(
+        paths[2],
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+    )
     worst = evaluation.worst
-    scores = {"IoU" if name == "iou" else "Dice": v for name, v in evaluation.per_class().items()}
-    names = ["background", "object"] if evaluation.classes == 1 else None
     figures = {
         "worst.png": error_sheet(
             [example.image for example in worst],
@@ -216,13 +254,20 @@ def write_report(evaluation: Evaluation, output) -> list[Path]:
             names=[f"{example.name}: IoU {example.iou:.3f}" for example in worst],
         ),
         "confusion.png": confusion_matrix(evaluation.confusion, names),
-        "per_class.png": class_bars(scores, names),
+        "per_class.png": class_bars({"IoU": scores["iou"], "Dice": scores["dice"]}, names),
     }
     for name, figure in figures.items():
         with replacing(output / name) as beside:
             figure.savefig(beside)
         paths.append(output / name)
     return paths
+
+
+def _write_csv(path, rows):
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _load(model, images, masks, size, batch_size, labels, **options):

@@ -308,21 +308,46 @@ def check_class_weights(value):
     return weights
 
 
-def check_class_count(name, count, classes):
+def check_class_names(value):
+    """Returns `class_names` as a list of strings, checked.
+
+    Args:
+        value: A sequence of different, non-empty strings.
+
+    Returns:
+        A list of strings.
+
+    Raises:
+        ValueError: If the value is anything else.
+    """
+    names = [] if isinstance(value, str | dict) or not hasattr(value, "__iter__") else list(value)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(
+            f"class_names must be a sequence of names, one for each class in the order of their numbers, but is {value!r}."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"class_names must all be different, but are {names}.")
+    return names
+
+
+def check_class_count(name, count, classes, one_is_two=True):
     """Checks that a list that goes by classes has as many entries as there are classes.
 
     Args:
         name: String, the argument's name, for the error.
         count: Integer, the length of the list.
         classes: Integer, the number of output channels (2 for one channel with a background).
+        one_is_two: Boolean, whether one output channel counts as two classes, for the error.
+            Defaults to `True`.
 
     Raises:
         ValueError: If the two differ.
     """
     if count != classes:
+        note = " (a model with one output channel has two: background and foreground)"
         raise ValueError(
-            f"{name} has {count} entries, but there are {classes} classes (a model with one output channel "
-            "has two: background and foreground). Give one entry for each."
+            f"{name} has {count} entries, but there are {classes} classes{note if one_is_two else ''}. "
+            "Give one entry for each."
         )
 
 

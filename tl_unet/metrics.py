@@ -12,6 +12,8 @@ from keras import ops
 from tl_unet.counts import Counts, confusion_counts, tversky_index
 from tl_unet.input_checks import (
     check_choice,
+    check_class_count,
+    check_class_names,
     check_ignore_index,
     check_number,
     registered,
@@ -39,6 +41,7 @@ class _OverlapMetric(keras.metrics.Metric):
         multi_label,
         ignore_index,
         target_class_ids,
+        class_names,
         name,
     ):
         # Always float32: a score of a million pixels needs more than the 11 bits of float16.
@@ -53,6 +56,7 @@ class _OverlapMetric(keras.metrics.Metric):
         self.multi_label = bool(multi_label)
         self.ignore_index = check_ignore_index(ignore_index)
         self.target_class_ids = None if target_class_ids is None else _class_ids(target_class_ids)
+        self.class_names = None if class_names is None else check_class_names(class_names)
         self._low = self._high = None
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -94,15 +98,27 @@ class _OverlapMetric(keras.metrics.Metric):
         """Returns the score so far.
 
         Returns:
-            A float32 scalar tensor: the mean over the target classes that occur. 0 before any pixel.
+            A float32 scalar tensor: the mean over the target classes that occur. 0 before any pixel. With
+            `class_names` a dict of such tensors: the mean under the metric's name, then each class's own
+            score, NaN where `per_class` has NaN. Keras logs each entry by its key.
         """
+        if self.class_names is None:
+            return self._mean()
+        if self._low is None:
+            each = [ops.full((), np.nan)] * len(self.class_names)
+        else:
+            each = ops.unstack(self.per_class())
+        names = [f"{self.name}_{name}" for name in self.class_names]
+        return {self.name: self._mean(), **dict(zip(names, each, strict=True))}
+
+    def _mean(self):
         if self._low is None:
             return ops.zeros(())
         totals = self._totals()
         if self.average == "dataset":
             scores, occurs = self._score(Counts(*ops.unstack(totals, 4)))
             score = self._class_mean(scores, occurs)
-            return ops.where(ops.sum(totals) > 0, score, 0.0)
+            return ops.where(ops.sum(totals) == 0, 0.0, score)
         return ops.divide_no_nan(totals[0, -1], totals[1, -1])
 
     def per_class(self):
@@ -125,7 +141,7 @@ class _OverlapMetric(keras.metrics.Metric):
             scores, occurs = self._score(Counts(*ops.unstack(totals, 4)))
             return ops.where(occurs > 0, scores, np.nan)
         sums, weights = totals[0, :-1], totals[1, :-1]
-        return ops.where(weights > 0, ops.divide_no_nan(sums, weights), np.nan)
+        return ops.where(weights == 0, np.nan, ops.divide_no_nan(sums, weights))
 
     def get_config(self):
         return {
@@ -137,6 +153,7 @@ class _OverlapMetric(keras.metrics.Metric):
             "multi_label": self.multi_label,
             "ignore_index": self.ignore_index,
             "target_class_ids": self.target_class_ids and list(self.target_class_ids),
+            "class_names": self.class_names and list(self.class_names),
             "name": self.name,
         }
 
@@ -146,6 +163,8 @@ class _OverlapMetric(keras.metrics.Metric):
                 f"target_class_ids={self.target_class_ids} names a class that a prediction of {classes} "
                 f"channels does not have. Use numbers from 0 to {classes - 1}."
             )
+        if self.class_names is not None:
+            check_class_count("class_names", len(self.class_names), classes, one_is_two=False)
         # Counts of each class; or sums and weights of the scores of each class and of their mean.
         shape = (4, classes) if self.average == "dataset" else (2, classes + 1)
         self._low = self.add_variable(shape, "zeros", name="low")
@@ -173,7 +192,8 @@ class _OverlapMetric(keras.metrics.Metric):
         scores = tversky_index(
             counts, self.alpha, self.beta, self.smooth / self.smooth_divisor, self.empty
         )
-        return scores, ops.cast(counted > 0, "float32")
+        # Not `> 0`: NaN, which stands for a mask that could not be read, has to stay visible.
+        return scores, ops.cast(counted != 0, "float32")
 
     def _class_mean(self, scores, occurs):
         if self.target_class_ids is not None:
@@ -186,7 +206,7 @@ class _OverlapMetric(keras.metrics.Metric):
     def _unit_scores(self, counts, image_weight):
         scores, occurs = self._score(counts)
         # An image that is ignored as a whole has no score, not an `empty` one.
-        seen = ops.cast(ops.sum(sum(counts), axis=-1, keepdims=True) > 0, "float32")
+        seen = ops.cast(ops.sum(sum(counts), axis=-1, keepdims=True) != 0, "float32")
         if image_weight is not None:
             seen = seen * ops.expand_dims(image_weight, -1)
         means = ops.expand_dims(self._class_mean(scores, occurs), -1)
@@ -230,6 +250,9 @@ class DiceCoefficient(_OverlapMetric):
             Defaults to `None`.
         target_class_ids: List of the class numbers that are averaged, such as `[1, 2]` without the
             background, or `None` for all. Defaults to `None`.
+        class_names: Sequence of strings, one for each output channel, or `None`. With names, `fit` and
+            `evaluate` log the score of each class beside the mean: `"dice_background"`, `"dice_cat"`,
+            in validation `"val_dice_cat"`. Defaults to `None`.
         name: String. Defaults to `"dice"`.
 
     Raises:
@@ -265,6 +288,7 @@ class DiceCoefficient(_OverlapMetric):
         multi_label=False,
         ignore_index=None,
         target_class_ids=None,
+        class_names=None,
         name="dice",
     ):
         super().__init__(
@@ -276,6 +300,7 @@ class DiceCoefficient(_OverlapMetric):
             multi_label=multi_label,
             ignore_index=ignore_index,
             target_class_ids=target_class_ids,
+            class_names=class_names,
             name=name,
         )
 
@@ -310,6 +335,9 @@ class IoU(_OverlapMetric):
             Defaults to `None`.
         target_class_ids: List of the class numbers that are averaged, such as `[1, 2]` without the
             background, or `None` for all. Defaults to `None`.
+        class_names: Sequence of strings, one for each output channel, or `None`. With names, `fit` and
+            `evaluate` log the score of each class beside the mean: `"iou_background"`, `"iou_cat"`,
+            in validation `"val_iou_cat"`. Defaults to `None`.
         name: String. Defaults to `"iou"`.
 
     Raises:
@@ -327,6 +355,10 @@ class IoU(_OverlapMetric):
     0.5
     >>> [float(score) for score in metric.per_class()]
     [1.0, 0.5, 0.5]
+    >>> named = IoU(class_names=["background", "cat", "dog"])
+    >>> named.update_state(mask, prediction)
+    >>> {name: round(float(score), 2) for name, score in named.result().items()}
+    {'iou': 0.67, 'iou_background': 1.0, 'iou_cat': 0.5, 'iou_dog': 0.5}
     """
 
     def __init__(
@@ -339,6 +371,7 @@ class IoU(_OverlapMetric):
         multi_label=False,
         ignore_index=None,
         target_class_ids=None,
+        class_names=None,
         name="iou",
     ):
         super().__init__(
@@ -350,5 +383,6 @@ class IoU(_OverlapMetric):
             multi_label=multi_label,
             ignore_index=ignore_index,
             target_class_ids=target_class_ids,
+            class_names=class_names,
             name=name,
         )

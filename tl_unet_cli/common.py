@@ -97,6 +97,11 @@ def parse_labels(text: str) -> dict:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """`NAME,...`."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
 def labels_option(**more):
     """The option `--labels`."""
     return typer.Option(

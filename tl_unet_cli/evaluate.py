@@ -19,6 +19,7 @@ from tl_unet_cli.common import (
     open_model,
     out,
     parse_labels,
+    parse_names,
     parse_size,
     print_json,
     progress,
@@ -63,6 +64,14 @@ def evaluate(
     ] = None,
     size: SIZE = None,
     labels: LABELS = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Names of the classes in the order of their numbers; a training's folder knows its own.",
+            show_default=False,
+        ),
+    ] = None,
     mask_suffix: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +89,8 @@ def evaluate(
     """Score a model on images with masks, resized to the size it was trained on.
 
     Dice, IoU, precision, recall and accuracy over all pixels, the mean IoU and Dice of the images, and 95 % bootstrap intervals
-    over the images. The report's folder gets scores.json, per_image.csv (worst first), worst.png, confusion.png and per_class.png.
+    over the images; of several classes also the scores of each. The report's folder gets scores.json, per_image.csv (worst first),
+    per_class.csv, worst.png, confusion.png and per_class.png.
     """
     from tl_unet import evaluation
     from tl_unet.prediction_files import working_size
@@ -113,6 +123,7 @@ def evaluate(
             names=names,
             threshold=threshold,
             augment=tta,
+            class_names=parse_names(class_names) or trained.get("class_names"),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
         evaluation.write_report(found, folder)
@@ -121,6 +132,8 @@ def evaluate(
         print_json({**scores, "report": str(folder)})
         return
     out.print(_table(scores))
+    if scores["classes"] > 1:
+        out.print(_class_table(scores))
     if scores["interval"]:
         out.print("In brackets: 95 % intervals, by bootstrap over the images.", style="dim")
     out.print(f"{scores['images']} images. Report: {folder}", soft_wrap=True)
@@ -159,4 +172,14 @@ def _table(scores):
     titles = {"iou": "IoU", "dice": "Dice"}
     for name in scores["dataset"]:
         table.add_row(titles.get(name, name), shown("dataset", name), shown("mean_of_images", name))
+    return table
+
+
+def _class_table(scores):
+    found = scores["per_class"]
+    table = Table("class", box=box.SIMPLE_HEAD)
+    for title in ("IoU", "Dice", "precision", "recall"):
+        table.add_column(title, justify="right")
+    for name, *values in zip(scores["class_names"], *found.values(), strict=True):
+        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values))
     return table

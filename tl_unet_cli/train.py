@@ -17,6 +17,7 @@ from tl_unet_cli.common import (
     labels_option,
     out,
     parse_labels,
+    parse_names,
     parse_size,
     print_json,
     progress,
@@ -30,6 +31,8 @@ EPILOG = """Examples:
 [b]tl-unet train --images photos --masks masks --encoder efficientnetv2b0 --size 384 --epochs 40 --output runs/second[/b]
 
 [b]tl-unet train --images images --masks trimaps --labels 1:1,2:0,3:1 --output runs/pets[/b]
+
+[b]tl-unet train --images images --masks trimaps --labels 1:1,2:0,3:2 --class-names background,animal,border --output runs/three[/b]
 
 [b]tl-unet train --resume --output runs/first[/b]"""
 
@@ -148,6 +151,24 @@ def train(
             **_IMAGES,
         ),
     ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Names of the classes in the order of their numbers; then each one's scores are written, too.",
+            show_default=False,
+            **_IMAGES,
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,...",
+            help="What the classes weigh in the loss, such as 0.3,1,2; of one class: background,object.",
+            show_default=False,
+            **_TRAINING,
+        ),
+    ] = None,
     mask_suffix: Annotated[
         str,
         typer.Option(
@@ -250,12 +271,19 @@ def _options(training, given):
         filters = filters and tuple(int(part) for part in filters.split(","))
     except ValueError:
         raise typer.BadParameter(f"--decoder-filters {filters!r} is not N,N,...") from None
+    weights_of_classes = given["class_weights"]
+    try:
+        weights_of_classes = weights_of_classes and tuple(map(float, weights_of_classes.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"--class-weights {weights_of_classes!r} is not X,...") from None
     optional = ("weights", "normalization", "mixed_precision")
     changed = {name: None for name in optional if given[name] == "none"}
     changed |= {
         "size": parse_size(given["size"]),
         "labels": given["labels"] and parse_labels(given["labels"]),
         "decoder_filters": filters,
+        "class_names": parse_names(given["class_names"]),
+        "class_weights": weights_of_classes,
     }
     weights = given["weights"]
     if weights not in ("none", "imagenet") and not Path(weights).is_file():

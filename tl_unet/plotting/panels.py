@@ -2,30 +2,37 @@
 
 import numpy as np
 
-from tl_unet.plotting.figures import displayable, new_figure
+from tl_unet.classes import IGNORE
+from tl_unet.plotting.figures import class_colours, displayable, new_figure
 from tl_unet.plotting.overlays import FALSE_ALARM, HIT, MISS, error_overlay
 
 
-def prediction_panel(images, masks, predictions, *, names=None, threshold=None, title=None):
+def prediction_panel(
+    images, masks, predictions, *, names=None, threshold=None, class_names=None, title=None
+):
     """Draws images, their true masks and what one or several models predict, side by side.
 
     Args:
         images: array `(count, height, width, channels)` with 1, 3 or more channels (the first three are
             shown), values 0..255; or 0..1 if none is above 1.
         masks: array `(count, height, width)` or `(count, height, width, 1)`, the truth: 0/1 or class
-            indices.
+            indices, 255 for ignored pixels (drawn grey); or one-hot, `(count, height, width, classes)`.
         predictions: mapping from a column's title to an array of probabilities `(count, height, width, 1)`,
-            or `(count, height, width, classes)`, of which the most probable class is shown.
+            or `(count, height, width, classes)`, of which the most probable class is shown, in the colours
+            of `class_colours`.
         names: sequence of `count` str, written beside the rows. Defaults to `None`.
         threshold: float, above which a one-class prediction is shown as foreground. Defaults to `None`:
             the raw probabilities as grey values, black for 0 and white for 1.
+        class_names: sequence of str, for a legend of the colours of several classes. Defaults to `None`: no
+            legend.
         title: str above the panel. Defaults to `None`.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if the numbers of images, masks, predictions and names differ.
+        ValueError: if the numbers of images, masks, predictions and names differ, or `class_names` are fewer
+            than the classes shown.
 
     Example:
 
@@ -44,18 +51,39 @@ def prediction_panel(images, masks, predictions, *, names=None, threshold=None, 
     if wrong:
         raise ValueError(f"There are {len(images)} images, but {wrong}.")
 
-    columns = {"image": displayable(images), "truth": _as_classes(masks)}
-    columns |= {name: _as_shown(np.asarray(p), threshold) for name, p in predictions.items()}
-    classes = [values.max() for values in columns.values() if values.ndim == 3]
-    highest = max(1.0, *map(float, classes))  # one grey scale for all columns
+    shown = {name: _as_shown(np.asarray(p), threshold) for name, p in predictions.items()}
+    truth = _as_shown(masks, None)
+    of_classes = {name for name, p in predictions.items() if np.shape(p)[-1] > 1}
+    known = [values[values != IGNORE] for values in (truth, *shown.values())]
+    highest = max(int(values.max(initial=0)) for values in known)
+    if of_classes or highest > 1 or class_names is not None:
+        colours = class_colours(highest + 1 if class_names is None else len(class_names))
+        if highest >= len(colours):
+            raise ValueError(
+                f"There are {len(class_names)} class_names, but the class {highest} is shown."
+            )
+        truth = _coloured(truth, colours)
+        shown |= {name: _coloured(shown[name], colours) for name in of_classes}
+    columns = {"image": displayable(images), "truth": truth, **shown}
     figure = new_figure((1.35 * len(columns) + (0.9 if names else 0), 1.35 * len(images) + 0.5))
     grid = figure.subplots(len(images), len(columns), squeeze=False)
     for column, (heading, pictures) in enumerate(columns.items()):
         grid[0, column].set_title(heading, fontsize=9)
         for axes, picture in zip(grid[:, column], pictures, strict=True):
             # Without interpolation pixels stay what they are: a plateau at 0.5 is seen as one.
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=highest, interpolation="nearest")
+            picture = np.where(picture == IGNORE, 0.5, picture) if picture.ndim == 2 else picture
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
+    if class_names is not None:
+        from matplotlib.patches import Patch
+
+        legend = [
+            Patch(color=colour / 255, label=name)
+            for colour, name in zip(colours, class_names, strict=False)
+        ]
+        figure.legend(
+            handles=legend, loc="outside lower center", ncols=min(4, len(legend)), fontsize=8
+        )
     for axes, name in zip(grid[:, 0], names if names is not None else (), strict=False):
         label = name if len(name) <= 16 else f"{name[:15]}…"
         axes.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
@@ -66,6 +94,12 @@ def prediction_panel(images, masks, predictions, *, names=None, threshold=None, 
 
 def _as_classes(masks):
     return masks[..., 0] if masks.ndim == 4 else masks
+
+
+def _coloured(classes, colours):
+    """RGB of class indices; ignored pixels are grey, for which the colours leave room between them."""
+    known = classes != IGNORE
+    return np.where(known[..., None], colours[np.where(known, classes, 0).astype(int)], 128) / 255
 
 
 def _as_shown(prediction, threshold):

@@ -98,8 +98,11 @@ class Training:
         )
         model.compile(
             keras.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0),
-            make_loss(options.loss),
-            metrics=[IoU(ignore_index=IGNORE), DiceCoefficient(ignore_index=IGNORE)],
+            make_loss(options.loss, options.class_weights),
+            metrics=[
+                IoU(ignore_index=IGNORE, class_names=options.class_names),
+                DiceCoefficient(ignore_index=IGNORE),
+            ],
             jit_compile="auto" if _has_gpu() else False,  # on a processor XLA is slower
         )
         # Variables that the first step made would make TensorFlow trace it twice, and no checkpoint could fill them.
@@ -129,9 +132,15 @@ class Training:
         self.seconds[stage].append(seconds)
         row = {"epoch": epoch, "stage": stage}
         row |= {name: float(values[-1]) for name, values in history.items()}
-        self._check_finite(epoch, *row.values())
+        self.check_row(epoch, row)
         rate = keras.ops.convert_to_numpy(model.optimizer.learning_rate)
         return {**row, "learning_rate": float(rate), "seconds": seconds}
+
+    def check_row(self, epoch, row):
+        """Stops a training whose scores are no numbers; a named class that occurs nowhere has none, which is no failure."""
+        names = self.options.class_names or ()
+        named = {f"{part}iou_{name}" for part in ("", "val_") for name in names}
+        self._check_finite(epoch, *(value for name, value in row.items() if name not in named))
 
     def _check_finite(self, epoch, *values):
         if not all(map(math.isfinite, values)):

@@ -9,12 +9,13 @@ from functools import reduce
 from tl_unet.classes import IGNORE
 from tl_unet.decoders import NORMALIZATION, UPSAMPLING
 from tl_unet.encoders import get_encoder_spec
-from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
+from tl_unet.input_checks import check_class_count, check_class_names, check_class_weights
+from tl_unet.losses import CrossentropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
 
 PRECISIONS = ("bfloat16", "float16")
 _FILTERS = (256, 128, 64, 32, 16)
 _LOSSES = {
-    "crossentropy": lambda **options: FocalLoss(gamma=0.0, **options),  # which can ignore pixels
+    "crossentropy": CrossentropyLoss,
     "dice": DiceLoss,
     "focal": FocalLoss,
     "jaccard": JaccardLoss,
@@ -40,6 +41,10 @@ class TrainingOptions:
         classes: int or `None`, the number of classes; 1 is one object against the background. Defaults to `None`: counted in
             `labels`, or 1.
         labels: mapping from the values in the masks to classes, as in `tl_unet.data.image_mask_dataset`. Defaults to `None`.
+        class_names: sequence of str, one for each class: then `history.csv` has the scores of each, and the evaluation uses the
+            names. Defaults to `None`.
+        class_weights: sequence of numbers, one for each class (for one class two: background and object), of the loss.
+            Defaults to `None`.
         mask_suffix: str that the masks' names have at the end, such as `"_mask"`. Defaults to `""`.
         recursive: bool, whether to look in subfolders. Defaults to `False`.
         limit: int or `None`, at most so many images in each pair of folders. Defaults to `None`.
@@ -82,6 +87,8 @@ class TrainingOptions:
     channels: int = 3
     classes: int | None = None
     labels: Mapping | None = None
+    class_names: tuple[str, ...] | None = None
+    class_weights: tuple[float, ...] | None = None
     mask_suffix: str = ""
     recursive: bool = False
     limit: int | None = None
@@ -111,6 +118,10 @@ class TrainingOptions:
             change("weights", os.path.abspath(self.weights))
         if self.labels is not None:
             change("labels", dict(self.labels))
+        if self.class_names is not None:
+            change("class_names", tuple(check_class_names(self.class_names)))
+        if self.class_weights is not None:
+            change("class_weights", tuple(check_class_weights(self.class_weights)))
         if self.freeze_epochs is None:
             frozen = max(1, min(3, self.epochs // 2)) if self.weights is not None else 0
             change("freeze_epochs", frozen)
@@ -168,11 +179,23 @@ class TrainingOptions:
             )
         if (self.val_images is None) != (self.val_masks is None):
             raise ValueError("`val_images` and `val_masks` go together: give both or neither.")
+        self._check_lists_of_classes()
         if len(self.decoder_filters) != len(_up_samplings(spec)):
             raise ValueError(
                 f"`decoder_filters` must be {len(_up_samplings(spec))} ints for {spec.name}, one per up-sampling. "
                 f"Received: {self.decoder_filters}"
             )
+
+    def _check_lists_of_classes(self):
+        if self.class_names is None and self.class_weights is None:
+            return
+        from tl_unet.data.labels import LabelTable
+
+        classes = LabelTable(self.labels, self.classes).classes
+        if self.class_names is not None:
+            check_class_count("class_names", len(self.class_names), classes, one_is_two=False)
+        if self.class_weights is not None:
+            check_class_count("class_weights", len(self.class_weights), max(2, classes))
 
     def to_json(self) -> dict:
         """The options as JSON can hold them; `from_json` reads them."""
@@ -189,9 +212,10 @@ class TrainingOptions:
         return cls(**{**options, "labels": labels, "mixed_precision": precision})
 
 
-def make_loss(name: str):
+def make_loss(name: str, class_weights=None):
     """The loss of a name such as `"dice+crossentropy"`; pixels of class 255 are left out."""
-    parts = [_LOSSES[part](ignore_index=IGNORE) for part in name.split("+")]
+    options = {"ignore_index": IGNORE, "class_weights": class_weights}
+    parts = [_LOSSES[part](**options) for part in name.split("+")]
     return reduce(operator.add, parts)
 
 
