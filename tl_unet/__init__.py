@@ -2,6 +2,8 @@
 
 import importlib
 
+from tl_unet.decoders import DecoderSpec, get_decoder_spec, list_decoders, register_decoder
+from tl_unet.deep_supervision import strip_auxiliary
 from tl_unet.encoders import (
     EncoderSpec,
     Preprocessing,
@@ -21,6 +23,7 @@ from tl_unet.unet import build_unet
 __version__ = "0.1.0"
 
 __all__ = [
+    "DecoderSpec",
     "DiceCoefficient",
     "DiceLoss",
     "EncoderSpec",
@@ -36,14 +39,18 @@ __all__ = [
     "data",
     "export_model",
     "freeze_encoder",
+    "get_decoder_spec",
     "get_encoder_spec",
+    "list_decoders",
     "list_encoders",
     "load_exported",
     "max_difference",
     "plotting",
     "predict_augmented",
     "predict_tiled",
+    "register_decoder",
     "register_encoder",
+    "strip_auxiliary",
     "unfreeze_encoder",
 ]
 
