@@ -71,7 +71,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         *("--labels", "#ff0000:1,*:0", "--classes", 2, "--mask-suffix", "_m", "--recursive"),
         *("--limit", 9, "--channels", 4, "--decoder-filters", "5,4,3,2,1", "--seed", 5),
         *("--normalization", "none", "--upsampling", "bilinear", "--dropout", 0.1),
-        *("--mixed-precision", "--val-share", 0.4),
+        *("--mixed-precision", "--val-share", 0.4, "--decoder", "unetplusplus"),
     )
     options = stub["options"]
     expected = {
@@ -90,6 +90,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         "recursive": True,
         "limit": 9,
         "channels": 4,
+        "decoder": "unetplusplus",
         "decoder_filters": (5, 4, 3, 2, 1),
         "seed": 5,
         "normalization": None,

@@ -22,7 +22,7 @@ from tl_unet.cli.common import (
     progress,
     stop,
 )
-from tl_unet.decoders import NORMALIZATION, UPSAMPLING
+from tl_unet.decoders import NORMALIZATION, UPSAMPLING, list_decoders
 
 EPILOG = """Examples:
 
@@ -160,11 +160,14 @@ def train(
         ),
     ] = None,
     channels: Annotated[int, typer.Option(help="1 (grey), 3 (RGB) or 4 (RGBA).", **_IMAGES)] = 3,
+    decoder: Annotated[
+        str, typer.Option(metavar="|".join(list_decoders()), help="The way up.", **_MODEL)
+    ] = "unet",
     decoder_filters: Annotated[
         str | None,
         typer.Option(
             metavar="N,N,...",
-            help="Filters of the decoder, coarsest first. Default: the first of 256,128,64,32,16.",
+            help="Filters of the decoder, coarsest first. Default: the decoder's own, of the U-Net the first of 256,128,64,32,16.",
             show_default=False,
             **_MODEL,
         ),
