@@ -36,7 +36,10 @@ def unetplusplus_decoder(features, filters, *, upsampling, normalization, dropou
         for i in range(finest, bridge - j + 1):
             width, name = filters[bridge - 1 - i], f"decoder_node{i}_{j}"
             inputs = [nodes[i, k] for k in range(j) if (i, k) in nodes]
-            x = upsample(nodes[i + 1, j - 1], width, upsampling, name=f"{name}_upsample")
+            # The encoder may have no map at the next stride: then the next coarser one it has.
+            below = next(k for k in range(i + 1, bridge + 1) if (k, j - 1) in nodes)
+            up, factor = f"{name}_upsample", 2 ** (below - i)
+            x = upsample(nodes[below, j - 1], width, upsampling, name=up, factor=factor)
             x = _concatenate([*inputs, x], name)
             nodes[i, j] = convolve_twice(drop(x, dropout, name), width, normalization, name)
     last, *others = (nodes[finest, j] for j in range(bridge - finest, 0, -1))

@@ -58,7 +58,7 @@ def architecture_diagram(model, *, image_size=256, title=None):
             previous, position = position, (shift * row, -row)
             _box(axes, *position, _map_text(level, "encoder"), _colour(level["encoder_trained"]))
             _arrow(axes, previous, position)
-        if level["encoder"] and level["skip"] and row < bottom:
+        if level["skip"] and row < bottom:
             _arrow(axes, position, (right_end - shift * row, -row), skip=True)
     for row in (row for row in reversed(range(bottom)) if levels[row]["decoder"]):
         previous, position = position, (right_end - shift * row, -row)
@@ -123,6 +123,8 @@ def _levels(model, image_size):
         level.update(size=shape[1:3], decoder=shape[-1])
         level["skip"] |= isinstance(layer.input, list)
         level["decoder_trained"] |= bool(layer.trainable_weights)
+    for row, level in enumerate(levels):  # decoders also join maps of their own
+        level["skip"] &= bool(level["encoder"]) or (row == 0 and "input_skip" in names)
     return levels
 
 
