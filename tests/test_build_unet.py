@@ -203,7 +203,7 @@ def test_preprocessing_decides_what_the_encoder_sees_of_black(preprocessing, exp
         (dict(normalization="instance"), "`normalization` must be one of"),
         (dict(activation="relu"), "`activation` must be one of"),
         (dict(preprocessing="imagenet"), "`preprocessing` must be one of"),
-        (dict(decoder="fpn"), "`decoder` must be one of"),
+        (dict(decoder="unett"), "Unknown decoder 'unett'. Did you mean 'unet'"),
         (dict(classes=0), "`classes` must be a positive int"),
         (dict(activation="softmax"), "always 1"),
         (dict(dropout=1.0), "`dropout` must be"),

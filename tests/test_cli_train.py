@@ -73,6 +73,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         *("--normalization", "none", "--upsampling", "bilinear", "--dropout", 0.1),
         *("--mixed-precision", "bfloat16", "--val-share", 0.4, "--class-names", "back, cell"),
         *("--class-weights", "0.5,2"),
+        *("--decoder", "unetplusplus"),
     )
     options = stub["options"]
     expected = {
@@ -91,6 +92,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         "recursive": True,
         "limit": 9,
         "channels": 4,
+        "decoder": "unetplusplus",
         "decoder_filters": (5, 4, 3, 2, 1),
         "seed": 5,
         "normalization": None,

@@ -17,7 +17,7 @@ from test_training import write_pairs
 from typer.testing import CliRunner
 
 import tl_unet
-from tl_unet.decoders import NORMALIZATION, UPSAMPLING
+from tl_unet.decoders import NORMALIZATION, UPSAMPLING, list_decoders
 from tl_unet.export import SUFFIXES
 from tl_unet.runs import RunFolder, write_json
 from tl_unet.training.options import PRECISIONS
@@ -315,6 +315,7 @@ def test_choices_in_the_help_are_those_of_the_library():
     assert set(train.NORMALIZATION) == {name for name in NORMALIZATION if name}
     assert set(train.UPSAMPLING) == set(UPSAMPLING)
     assert train.PRECISIONS == PRECISIONS
+    assert list(train.DECODERS) == list_decoders()
 
 
 def in_a_process(code):

@@ -8,6 +8,7 @@ import tl_unet
 
 pytest.importorskip("matplotlib")
 from matplotlib.text import Annotation
+from tiny import TINY
 
 from tl_unet.plotting import (
     architecture_diagram,
@@ -289,3 +290,22 @@ def test_class_bars_show_each_score_of_each_class():
         class_bars({"IoU": [0.5], "Dice": [0.5, 0.6]})
     with pytest.raises(ValueError, match="at least one"):
         class_bars({})
+
+
+@pytest.mark.parametrize(
+    "decoder", ["attention", "fpn", "linknet", "scse", "unetplusplus", "unet3plus"]
+)
+def test_diagram_draws_every_decoder_and_leaves_out_auxiliary_masks(decoder):
+    options = {"encoder": TINY, "weights": None, "freeze": False, "bridge": "aspp"}
+    if decoder in ("unetplusplus", "unet3plus"):
+        options["deep_supervision"] = True
+    model = tl_unet.build_unet(decoder=decoder, **options)
+    figure = architecture_diagram(model, image_size=64)
+    shown = texts(figure)
+    assert "mask\n64 × 64 × 1" in shown
+    assert not [text for text in shown if "None" in text]
+    skips = [
+        text for text in figure.axes[0].texts
+        if isinstance(text, Annotation) and text.arrowprops["linestyle"] == "--"
+    ]  # fmt: skip
+    assert len(skips) == {"fpn": 3}.get(decoder, 4)

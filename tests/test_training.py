@@ -343,12 +343,29 @@ def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path
         ({"channels": 2}, "`channels` must be one of"),
         ({"mixed_precision": True}, "`mixed_precision` must be one of"),
         ({"upsampling": "magic"}, "`upsampling` must be one of"),
+        ({"decoder": "unett"}, "Did you mean 'unet'"),
+        ({"decoder": "fpn", "upsampling": "transpose"}, "`upsampling` must be one of"),
+        ({"decoder": "fpn", "decoder_filters": (8, 8, 8, 8, 8)}, "must be 2 ints"),
         ({"seed": -1}, "negative"),
     ],
 )
 def test_options_that_cannot_be_are_an_error(wrong, message):
     with pytest.raises(ValueError, match=message):
         TrainingOptions("images", "masks", **{"epochs": 2, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("decoder", "filters"),
+    [
+        ("unet", (256, 128, 64, 32, 16)),
+        ("scse", (256, 128, 64, 32, 16)),
+        ("unetplusplus", None),
+        ("linknet", None),
+        ("fpn", None),
+    ],
+)
+def test_filters_default_to_half_the_unets_or_the_decoders_own(decoder, filters):
+    assert TrainingOptions("a", "b", decoder=decoder).decoder_filters == filters
 
 
 def test_options_come_back_from_json():

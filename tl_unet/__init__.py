@@ -3,6 +3,8 @@
 import importlib
 
 from tl_unet.classes import balanced_class_weights
+from tl_unet.decoders import DecoderSpec, get_decoder_spec, list_decoders, register_decoder
+from tl_unet.deep_supervision import strip_auxiliary
 from tl_unet.encoders import (
     EncoderSpec,
     Preprocessing,
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CrossentropyLoss",
+    "DecoderSpec",
     "DiceCoefficient",
     "DiceLoss",
     "EncoderSpec",
@@ -46,14 +49,18 @@ __all__ = [
     "data",
     "export_model",
     "freeze_encoder",
+    "get_decoder_spec",
     "get_encoder_spec",
+    "list_decoders",
     "list_encoders",
     "load_exported",
     "max_difference",
     "plotting",
     "predict_augmented",
     "predict_tiled",
+    "register_decoder",
     "register_encoder",
+    "strip_auxiliary",
     "unfreeze_encoder",
 ]
 

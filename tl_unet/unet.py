@@ -1,10 +1,13 @@
 """`build_unet`: raw image -> preprocessing -> encoder -> decoder -> head, as one functional `keras.Model`."""
 
+import math
 import warnings
 
 import keras
 
-from tl_unet.decoders import DECODERS, DEFAULT_FILTERS, NORMALIZATION, UPSAMPLING
+from tl_unet.decoders import NORMALIZATION, get_decoder_spec, list_decoders, resolve_decoder
+from tl_unet.decoders.bridges import BRIDGES
+from tl_unet.deep_supervision import AuxiliaryMasks, DeeplySupervised
 from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolve_encoder
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
 from tl_unet.layers import CropLike, PadToMultiple
@@ -20,11 +23,14 @@ def build_unet(
     activation="auto",
     decoder="unet",
     decoder_filters=None,
-    upsampling="transpose",
+    upsampling=None,
     normalization=None,
     dropout=0.0,
     input_skip=False,
     preprocessing="encoder",
+    encoder_depth=None,
+    bridge=None,
+    deep_supervision=False,
     name=None,
 ):
     """Builds a U-Net whose contracting path is a pre-trained backbone.
@@ -47,9 +53,11 @@ def build_unet(
         classes: int, channels of the mask: 1 for foreground against background. Defaults to 1.
         activation: `"auto"` (sigmoid for one class, softmax for more), `"sigmoid"`, `"softmax"`, or `None` for logits.
             Defaults to `"auto"`.
-        decoder: str, name of the decoder. Defaults to `"unet"`.
-        decoder_filters: sequence of ints, one per up-sampling, coarsest first. Defaults to `None`: the first of 512, 256, 128, 64, 32.
-        upsampling: `"transpose"` (learned, as in the paper), `"nearest"` or `"bilinear"`. Defaults to `"transpose"`.
+        decoder: str, one of `list_decoders()`, or a `DecoderSpec`. Defaults to `"unet"`.
+        decoder_filters: sequence of ints, one per up-sampling, coarsest first; the decoder `"fpn"` takes two, `(pyramid, branches)`.
+            Defaults to `None`: the decoder's own, for `"unet"` the first of 512, 256, 128, 64, 32.
+        upsampling: `"transpose"` (learned), `"nearest"` or `"bilinear"`; `"unet3plus"` and `"fpn"` have no transposed ones.
+            Defaults to `None`: the decoder's own, `"transpose"` or, for these two, `"bilinear"`.
         normalization: `None` (as in the paper), `"batch"`, `"group"` or `"layer"`, in the decoder. Advisable with VGG, whose features
             are in the hundreds: without it training starts from saturated probabilities. Defaults to `None`.
         dropout: float in [0, 1), rate of spatial dropout in each decoder stage. Defaults to 0.
@@ -58,14 +66,21 @@ def build_unet(
         preprocessing: `"encoder"` (what the backbone's weights were trained on), `"rescale"` (x / 255 for every encoder: what
             the original code of the paper did), a `Preprocessing`, or `None` (the caller has done it: the encoder proper gets
             the values as they are, also where Keras' own backbone has built-in preprocessing). Defaults to `"encoder"`.
+        encoder_depth: int or `None`, how often the encoder halves the image: its stages behind stride `2**encoder_depth` are left out,
+            and there are as many up-samplings. Pre-trained weights are those of the whole backbone. Defaults to `None`: all stages.
+        bridge: `"aspp"`, atrous spatial pyramid pooling (with `normalization` and `dropout`) between encoder and decoder, or `None` or
+            `"none"`. Defaults to `None`.
+        deep_supervision: bool, whether the loss also sees masks made of inner maps of the decoder, in training only; or a float, what
+            each of them weighs against 1 for the mask (`True` is 1). For `"unetplusplus"` and `"unet3plus"`. See `strip_auxiliary`.
+            Defaults to `False`.
         name: str or `None`, name of the model. Defaults to `None`: decoder and encoder, such as `"unet_vgg16"`.
 
     Returns:
         A functional `keras.Model`, not compiled.
 
     Raises:
-        ValueError: if an argument has no such value, or the weights are those of another backbone.
-        TypeError: if `encoder` is none of the three kinds.
+        ValueError: if an argument has no such value or no meaning for this decoder, or the weights are those of another backbone.
+        TypeError: if `encoder` is none of the three kinds, or `decoder` none of the two.
         FileNotFoundError: if the weights file is not there, or ImageNet weights could not be downloaded.
 
     Example:
@@ -80,14 +95,17 @@ def build_unet(
         - [Cheng and Lam, Transfer Learning U-Net, 2021](https://arxiv.org/abs/2110.02196)
         - Asai, Shao, Thompson, Wang, Zhao, U-Net Transfer Learning for Image Segmentation with Various Encoders
     """
-    _check_choices(decoder, upsampling, normalization, classes, dropout, activation, preprocessing)
+    decoder = resolve_decoder(decoder)
+    _check_choices(normalization, classes, dropout, activation, preprocessing, bridge)
+    _check_decoder_can(decoder, input_skip, deep_supervision)
+    upsampling = decoder.resolved_upsampling(upsampling)
     source = resolve_encoder(encoder)
     image = keras.Input(_checked_shape(input_shape, source), name="image")
-    encoder, strides, minimum, statistics = _build_encoder(source, image.shape[-1], weights)
+    encoder, strides, minimum, statistics = _build_encoder(
+        source, image.shape[-1], weights, encoder_depth
+    )
     encoder.trainable = not freeze
     _warn_of_doubtful_use(source, freeze, weights, preprocessing)
-    levels = strides[-1].bit_length()
-    filters = _checked_filters(decoder_filters, levels - 1)
 
     padded = _padded(image, strides[-1], minimum)
     x = padded
@@ -97,35 +115,49 @@ def build_unet(
         named = {"encoder": statistics, "rescale": PREPROCESSING["rescale"]}
         x = apply_preprocessing(x, named.get(preprocessing, preprocessing))
 
-    features = dict(zip(strides, encoder(x), strict=True))
+    maps = dict(zip(strides, encoder(x), strict=True))
     if input_skip:
-        features[1] = _with_image(features.get(1), padded, rescale=preprocessing is not None)
-    x = DECODERS[decoder](
-        [features.get(2**level) for level in range(levels)],
-        filters,
-        upsampling=upsampling,
-        normalization=normalization,
-        dropout=dropout,
-    )
+        maps[1] = _with_image(maps.get(1), padded, rescale=preprocessing is not None)
+    options = {"normalization": normalization, "dropout": dropout}
+    if BRIDGES[bridge] is not None:
+        maps[strides[-1]] = BRIDGES[bridge](maps[strides[-1]], strides[-1], **options)
+    features = [maps.get(2**level) for level in range(strides[-1].bit_length())]
+    channels = [None if x is None else x.shape[-1] for x in features]
+    filters = decoder.resolved_filters(decoder_filters, channels)
+    final, *auxiliary = decoder.maps(features, filters, upsampling=upsampling, **options)
 
-    # The head is float32 under any policy: 16-bit probabilities near 0 and 1 are too coarse for the losses.
-    x = keras.layers.Conv2D(classes, 1, dtype="float32", name="logits")(x)
-    if padded is not image:
-        x = CropLike(dtype="float32", name="crop")([x, image])
-    if activation == "auto":
-        activation = "sigmoid" if classes == 1 else "softmax"
-    mask = keras.layers.Activation(activation, dtype="float32", name="mask")(x)
-    return keras.Model(image, mask, name=name or f"{decoder}_{source.name}")
+    def mask(x, stride, prefix=""):
+        # The head is float32 under any policy: 16-bit probabilities near 0 and 1 are too coarse for the losses.
+        x = keras.layers.Conv2D(classes, 1, dtype="float32", name=f"{prefix}logits")(x)
+        if stride > 1:
+            how = "nearest" if upsampling == "nearest" else "bilinear"
+            enlarge = keras.layers.UpSampling2D(
+                stride, interpolation=how, dtype="float32", name=f"{prefix}enlarge"
+            )
+            x = enlarge(x)
+        if padded is not image:
+            x = CropLike(dtype="float32", name=f"{prefix}crop")([x, image])
+        kind = ("sigmoid" if classes == 1 else "softmax") if activation == "auto" else activation
+        return keras.layers.Activation(kind, dtype="float32", name=f"{prefix}mask")(x)
+
+    output = mask(*final)
+    name = name or f"{decoder.name}_{source.name}"
+    if not deep_supervision:
+        return keras.Model(image, output, name=name)
+    others = [mask(*inner, prefix=f"auxiliary{i}_") for i, inner in enumerate(auxiliary, 1)]
+    weight = float(deep_supervision)
+    output = AuxiliaryMasks(weight, dtype="float32", name="auxiliary_masks")([output, *others])
+    return DeeplySupervised(image, output, name=name)
 
 
-def _build_encoder(source, channels, weights):
+def _build_encoder(source, channels, weights, depth):
     """The encoder model, its strides, the least side it can process, and its `Preprocessing`."""
     if isinstance(source, keras.Model):
-        return *encoder_from_model(source, weights), PREPROCESSING["identity"]
+        return *encoder_from_model(source, weights, depth), PREPROCESSING["identity"]
     # One grey channel shown as three equal ones is exactly what summing the kernel over RGB would compute.
     seen = 3 if channels == 1 and source.imagenet else channels
-    encoder, strides = encoder_from_spec(source, seen, weights)
-    minimum = -(-source.min_size // source.stride) * source.stride
+    encoder, strides = encoder_from_spec(source, seen, weights, depth)
+    minimum = -(-source.min_size // strides[-1]) * strides[-1]
     return encoder, strides, minimum, source.statistics
 
 
@@ -145,12 +177,29 @@ def _with_image(feature_map, image, rescale):
     return keras.layers.Concatenate(name="input_skip_concatenate")([feature_map, image])
 
 
-def _check_choices(decoder, upsampling, normalization, classes, dropout, activation, preprocessing):
+def _check_decoder_can(decoder, input_skip, deep_supervision):
+    """Refuses what would do nothing with this decoder."""
+    if input_skip and not decoder.input_skip:
+        raise ValueError(
+            f"Decoder {decoder.name!r} uses no map at full resolution: `input_skip=True` would do nothing. Leave it out."
+        )
+    if deep_supervision and not decoder.auxiliary:
+        able = [name for name in list_decoders() if get_decoder_spec(name).auxiliary]
+        raise ValueError(
+            f"Decoder {decoder.name!r} has no inner maps for `deep_supervision`; {' and '.join(map(repr, able))} have."
+        )
+    if not isinstance(deep_supervision, bool | int | float) or not 0 <= deep_supervision < math.inf:
+        raise ValueError(
+            "`deep_supervision` must be True, False or a positive weight of each auxiliary mask; received "
+            f"{deep_supervision!r}."
+        )
+
+
+def _check_choices(normalization, classes, dropout, activation, preprocessing, bridge):
     choices = {
-        "decoder": (decoder, tuple(DECODERS)),
-        "upsampling": (upsampling, UPSAMPLING),
         "normalization": (normalization, (None, *NORMALIZATION)),
         "activation": (activation, ("auto", "sigmoid", "softmax", None)),
+        "bridge": (bridge, tuple(BRIDGES)),
     }
     if not isinstance(preprocessing, Preprocessing):
         choices["preprocessing"] = (preprocessing, ("encoder", "rescale", None))
@@ -193,21 +242,6 @@ def _checked_shape(input_shape, source):
             "shape, or build the encoder with sides of None."
         )
     return shape
-
-
-def _checked_filters(decoder_filters, stages):
-    if decoder_filters is None and stages > len(DEFAULT_FILTERS):
-        raise ValueError(
-            f"This encoder needs {stages} up-samplings; there are defaults for {len(DEFAULT_FILTERS)}: "
-            f"pass `decoder_filters` with {stages} ints."
-        )
-    filters = DEFAULT_FILTERS[:stages] if decoder_filters is None else tuple(decoder_filters)
-    if len(filters) != stages or not all(isinstance(f, int) and f > 0 for f in filters):
-        raise ValueError(
-            f"`decoder_filters` needs {stages} positive ints for this encoder, one per up-sampling, coarsest first; "
-            f"received {decoder_filters!r}."
-        )
-    return filters
 
 
 def _warn_of_doubtful_use(source, freeze, weights, preprocessing):

@@ -37,6 +37,7 @@ EPILOG = """Examples:
 [b]tl-unet train --resume --output runs/first[/b]"""
 
 # As in the library, which the help does without: a test compares them.
+DECODERS = ("attention", "fpn", "linknet", "residual", "scse", "unet", "unet3plus", "unetplusplus")
 NORMALIZATION = ("batch", "group", "layer")
 UPSAMPLING = ("transpose", "nearest", "bilinear")
 PRECISIONS = ("bfloat16", "float16")
@@ -185,11 +186,14 @@ def train(
         ),
     ] = None,
     channels: Annotated[int, typer.Option(help="1 (grey), 3 (RGB) or 4 (RGBA).", **_IMAGES)] = 3,
+    decoder: Annotated[
+        str, typer.Option(metavar="|".join(DECODERS), help="The way up.", **_MODEL)
+    ] = "unet",
     decoder_filters: Annotated[
         str | None,
         typer.Option(
             metavar="N,N,...",
-            help="Filters of the decoder, coarsest first. Default: the first of 256,128,64,32,16.",
+            help="Filters of the decoder, coarsest first. Default: the decoder's own, of the U-Net the first of 256,128,64,32,16.",
             show_default=False,
             **_MODEL,
         ),

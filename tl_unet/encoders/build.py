@@ -1,5 +1,6 @@
 """From a spec, or any functional model, to the nested model "encoder": one input, a list of feature maps, finest first."""
 
+import dataclasses
 import difflib
 import math
 
@@ -73,17 +74,23 @@ def _functional(model):
     return model
 
 
-def encoder_from_spec(spec, channels, weights):
+def encoder_from_spec(spec, channels, weights, depth=None):
     """Builds the nested encoder of a spec, with weights.
 
     Args:
         spec: `EncoderSpec`.
         channels: int, of the tensor that enters the encoder.
-        weights: as in `build_unet`.
+        weights: as in `build_unet`; those of the whole backbone, whatever the depth.
+        depth: as `encoder_depth` in `build_unet`. Defaults to `None`.
 
     Returns:
         `Encoder` and the list of its outputs' strides.
+
+    Raises:
+        ValueError: if the encoder has no such depth.
     """
+    taps = [tap.stride for tap in spec.taps]
+    spec = dataclasses.replace(spec, taps=spec.taps[: _count_maps(taps, depth, spec.name)])
     if weights is None or channels == 3:
         encoder = _tapped(spec, build_backbone(spec, channels, weights))
     else:
@@ -134,7 +141,20 @@ def _aligned(feature_map, padding):
     return keras.layers.ZeroPadding2D((tuple(padding), tuple(padding)))(feature_map)
 
 
-def encoder_from_model(model, weights):
+def _count_maps(strides, depth, name):
+    """How many of the maps of these strides an encoder of a depth has."""
+    if depth is None:
+        return len(strides)
+    depths = [stride.bit_length() - 1 for stride in strides]
+    if depth not in depths[1:]:  # at least two maps
+        raise ValueError(
+            f"`encoder_depth` must be one of {depths[1:]} for the encoder {name!r}, whose maps have the strides {strides}, or "
+            f"None for all of them; received {depth!r}."
+        )
+    return depths.index(depth) + 1
+
+
+def encoder_from_model(model, weights, depth=None):
     """Makes any functional model an encoder: its taps are the last map at each resolution.
 
     The layers are shared with `model`, so its weights are used and, where they are not frozen, trained.
@@ -142,12 +162,13 @@ def encoder_from_model(model, weights):
     Args:
         model: functional `keras.Model` of one image input `(height, width, channels)`.
         weights: `"imagenet"` or `None` leave the weights that the model has; a path loads that file into it.
+        depth: as `encoder_depth` in `build_unet`. Defaults to `None`.
 
     Returns:
         `Encoder`, the list of its outputs' strides, and the least side of an image that it can process.
 
     Raises:
-        ValueError: if the model has fewer than two resolutions whose strides are powers of two.
+        ValueError: if the model has fewer than two resolutions whose strides are powers of two, or no such depth.
     """
     if weights not in (None, "imagenet"):
         load_weights(model, model, weights)
@@ -158,6 +179,7 @@ def encoder_from_model(model, weights):
             "resolutions whose strides are powers of two."
         )
     strides = sorted(taps)
+    strides = strides[: _count_maps(strides, depth, model.name)]
     maps = [_aligned(*taps[stride]) for stride in strides]
     encoder = Encoder(model.inputs[0], maps, name="encoder")
     return encoder, strides, _least_side(encoder, strides)

@@ -4,18 +4,20 @@ import math
 
 import keras
 
+from tl_unet.deep_supervision import strip_auxiliary
 from tl_unet.plotting.figures import new_figure
 
 _FROZEN, _TRAINED, _PLAIN = "#a6cee3", "#fdbf6f", "#e6e6e6"
-_HEAD = ("logits", "crop", "mask")
+_HEAD = ("logits", "enlarge", "crop", "mask")
 _HALF = (0.8, 0.3)  # half the width and height of a box in the architecture diagram
 
 
 def architecture_diagram(model, *, image_size=256, title=None):
     """Draws a model of `build_unet` as a U, from the built model itself.
 
-    Down the left side the encoder's feature maps, up the right side the decoder's, each with its sides
-    and channels, the skip connections between them, and by colour what is frozen and what is trained.
+    Down the left side the encoder's feature maps, up the right side the decoder's last one of each size, with sides
+    and channels, the skip connections between them, and by colour what is frozen and what is trained. What a
+    decoder has between the two sides, and auxiliary masks, are not drawn.
 
     Args:
         model: `keras.Model` made by `build_unet`.
@@ -37,6 +39,7 @@ def architecture_diagram(model, *, image_size=256, title=None):
     >>> any("48 × 48" in text.get_text() for text in figure.axes[0].texts)
     True
     """
+    model = strip_auxiliary(model)
     levels = _levels(model, image_size)
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -55,9 +58,9 @@ def architecture_diagram(model, *, image_size=256, title=None):
             previous, position = position, (shift * row, -row)
             _box(axes, *position, _map_text(level, "encoder"), _colour(level["encoder_trained"]))
             _arrow(axes, previous, position)
-        if level["skip"]:
+        if level["skip"] and row < bottom:
             _arrow(axes, position, (right_end - shift * row, -row), skip=True)
-    for row in reversed(range(bottom)):
+    for row in (row for row in reversed(range(bottom)) if levels[row]["decoder"]):
         previous, position = position, (right_end - shift * row, -row)
         _box(
             axes,
@@ -94,8 +97,9 @@ def _levels(model, image_size):
     encoder = model.get_layer("encoder")
     after = [x for x in model.layers[names.index("encoder") + 1 :] if x.name not in _HEAD]
     decoder = _shapes(model, after, _image_shape(model, image_size))
-    # The decoder ends at the size of the (padded) image, which is what the encoder sees.
-    full = decoder[-1][1:3]
+    # The last of the head that comes before cropping has the size of the (padded) image, which is what the encoder sees.
+    uncropped = model.get_layer("enlarge" if "enlarge" in names else "logits")
+    full = _shapes(model, [uncropped], _image_shape(model, image_size))[0][1:3]
     inside = [layer for layer in encoder.layers if layer.weights]
     seen = (*full, encoder.input_shape[-1])
     maps = encoder.compute_output_shape((1, *seen))
@@ -109,14 +113,18 @@ def _levels(model, image_size):
     for shape in maps:
         levels[level_of(shape)].update(size=shape[1:3], encoder=shape[-1])
     for layer, shape in zip(inside, _shapes(encoder, inside, seen), strict=True):
-        # Squeeze-and-excitation works on 1 x 1 maps, which belong to no level.
+        # Squeeze-and-excitation (also in a decoder) works on 1 x 1 maps, which belong to no level.
         if len(shape) == 4 and level_of(shape) < len(levels):
             levels[level_of(shape)]["encoder_trained"] |= bool(layer.trainable_weights)
     for layer, shape in zip(after, decoder, strict=True):
+        if len(shape) != 4 or level_of(shape) >= len(levels):
+            continue
         level = levels[level_of(shape)]
         level.update(size=shape[1:3], decoder=shape[-1])
         level["skip"] |= isinstance(layer.input, list)
         level["decoder_trained"] |= bool(layer.trainable_weights)
+    for row, level in enumerate(levels):  # decoders also join maps of their own
+        level["skip"] &= bool(level["encoder"]) or (row == 0 and "input_skip" in names)
     return levels
 
 

@@ -74,6 +74,7 @@ class Training:
             weights=options.weights if pretrained else None,
             input_shape=(None, None, options.channels),
             classes=self.classes,
+            decoder=options.decoder,
             decoder_filters=options.decoder_filters,
             normalization=options.normalization,
             upsampling=options.upsampling,

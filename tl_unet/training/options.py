@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import reduce
 
 from tl_unet.classes import IGNORE
-from tl_unet.decoders import NORMALIZATION, UPSAMPLING
+from tl_unet.decoders import DEFAULT_FILTERS, NORMALIZATION, get_decoder_spec
 from tl_unet.encoders import get_encoder_spec
 from tl_unet.input_checks import check_class_count, check_class_names, check_class_weights
 from tl_unet.losses import CrossentropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
@@ -56,10 +56,11 @@ class TrainingOptions:
             falls along a cosine. Defaults to `0.001`.
         loss: str, `"crossentropy"`, `"dice"`, `"focal"`, `"jaccard"`, `"lovasz"`, or a sum. Defaults to `"dice+crossentropy"`.
         augment: bool, whether training images are flipped, turned, scaled and recoloured. Defaults to `True`.
-        decoder_filters: sequence of ints, one per up-sampling, coarsest first. Defaults to `None`: the first of
-            256, 128, 64, 32, 16.
+        decoder: str, one of `list_decoders()`. Defaults to `"unet"`.
+        decoder_filters: sequence of ints, one per up-sampling, coarsest first (`"fpn"`: two). Defaults to `None`: the decoder's own, but
+            where these are 512, 256, 128, 64, 32, as with `"unet"`, the first of 256, 128, 64, 32, 16.
         normalization: `None`, `"batch"`, `"group"` or `"layer"`, in the decoder. Defaults to `"batch"`.
-        upsampling: `"nearest"`, `"bilinear"` or `"transpose"`. Defaults to `"nearest"`.
+        upsampling: `"nearest"`, `"bilinear"` or, with most decoders, `"transpose"`. Defaults to `"nearest"`.
         dropout: float in [0, 1), in the decoder. Defaults to `0.0`.
         mixed_precision: `"bfloat16"`, `"float16"` or `None`: what to compute in where that is safe, instead of float32. bfloat16 is for
             processors and GPUs with instructions for it, float16 for older GPUs; without such instructions either is slower.
@@ -98,6 +99,7 @@ class TrainingOptions:
     learning_rate: float = 1e-3
     loss: str = "dice+crossentropy"
     augment: bool = True
+    decoder: str = "unet"
     decoder_filters: tuple[int, ...] | None = None
     normalization: str | None = "batch"
     upsampling: str = "nearest"
@@ -125,8 +127,12 @@ class TrainingOptions:
         if self.freeze_epochs is None:
             frozen = max(1, min(3, self.epochs // 2)) if self.weights is not None else 0
             change("freeze_epochs", frozen)
-        filters = _FILTERS[: len(_up_samplings(spec))]
-        change("decoder_filters", tuple(self.decoder_filters or filters))
+        decoder = get_decoder_spec(self.decoder)
+        change("decoder", decoder.name)
+        if self.decoder_filters is not None:
+            change("decoder_filters", tuple(self.decoder_filters))
+        elif decoder.filters == DEFAULT_FILTERS:
+            change("decoder_filters", _FILTERS[: decoder.filter_count(_levels(spec))])
         self._check(spec)
 
     def _check(self, spec):
@@ -146,7 +152,7 @@ class TrainingOptions:
         choices = {
             "channels": (self.channels, (1, 3, 4)),
             "normalization": (self.normalization, (None, *NORMALIZATION)),
-            "upsampling": (self.upsampling, UPSAMPLING),
+            "upsampling": (self.upsampling, get_decoder_spec(self.decoder).upsampling),
             "mixed_precision": (self.mixed_precision, (None, *PRECISIONS)),
         }
         for name, (value, allowed) in choices.items():
@@ -180,9 +186,10 @@ class TrainingOptions:
         if (self.val_images is None) != (self.val_masks is None):
             raise ValueError("`val_images` and `val_masks` go together: give both or neither.")
         self._check_lists_of_classes()
-        if len(self.decoder_filters) != len(_up_samplings(spec)):
+        count = get_decoder_spec(self.decoder).filter_count(_levels(spec))
+        if self.decoder_filters is not None and len(self.decoder_filters) != count:
             raise ValueError(
-                f"`decoder_filters` must be {len(_up_samplings(spec))} ints for {spec.name}, one per up-sampling. "
+                f"`decoder_filters` must be {count} ints for {spec.name} and the decoder {self.decoder}. "
                 f"Received: {self.decoder_filters}"
             )
 
@@ -279,5 +286,5 @@ def format_labels(labels: Mapping) -> str:
     )
 
 
-def _up_samplings(spec) -> range:
-    return range(spec.stride.bit_length() - 1)
+def _levels(spec) -> int:
+    return spec.stride.bit_length()
