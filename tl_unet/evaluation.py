@@ -251,7 +251,7 @@ def write_report(evaluation: Evaluation, output) -> list[Path]:
             [example.image for example in worst],
             [example.mask for example in worst],
             [example.prediction for example in worst],
-            names=[f"{example.name}: IoU {example.iou:.3f}" for example in worst],
+            names=[f"IoU {example.iou:.3f}: {example.name}" for example in worst],
         ),
         "confusion.png": confusion_matrix(evaluation.confusion, names),
         "per_class.png": class_bars({"IoU": scores["iou"], "Dice": scores["dice"]}, names),

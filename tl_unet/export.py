@@ -8,6 +8,7 @@
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,7 +210,10 @@ def _write_saved_model(model, path, signature, images):
 
 
 def _write_onnx(model, path, signature, images):
-    model.export(str(path), format="onnx", input_signature=signature, verbose=False)
+    with warnings.catch_warnings():
+        # Keras looks for a name that NumPy has dropped.
+        warnings.filterwarnings("ignore", message=".*np.object", category=FutureWarning)
+        model.export(str(path), format="onnx", input_signature=signature, verbose=False)
 
 
 def _write_openvino(model, path, signature, images):

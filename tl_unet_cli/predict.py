@@ -112,7 +112,8 @@ def predict(
     if as_json:
         print_json([_plain(file) for file in found])
     else:
-        out.print(f"{len(found) - len(failed)} masks in {output}", soft_wrap=True)
+        written = len(found) - len(failed)
+        out.print(f"{written} mask{'' if written == 1 else 's'} in {output}", soft_wrap=True)
     for file in failed:
         err.print(f"{file.source}: {file.error}", style="red", soft_wrap=True)
     if failed:
