@@ -13,6 +13,7 @@ from tl_unet.encoders import (
 from tl_unet.export import export_model, load_exported, max_difference
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
+from tl_unet.inspection import feature_maps, grad_cam
 from tl_unet.loss_base import LossSum
 from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from tl_unet.metrics import DiceCoefficient, IoU
@@ -35,8 +36,10 @@ __all__ = [
     "build_unet",
     "data",
     "export_model",
+    "feature_maps",
     "freeze_encoder",
     "get_encoder_spec",
+    "grad_cam",
     "list_encoders",
     "load_exported",
     "max_difference",
