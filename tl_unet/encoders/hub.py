@@ -104,6 +104,7 @@ def spec_from_preset(preset, input_shape):
         sides = _known_sides(preset, backbone, input_shape, error)
         try:
             backbone = cls.from_config({**config, shape: (*sides, 3)})
+            pyramid(backbone)  # some say only now that they can't
         except Exception as fixed:
             raise ValueError(
                 f"The KerasHub preset {preset!r} can't be built for images of {sides[0]}x{sides[1]} pixels ({fixed}). Some families "
