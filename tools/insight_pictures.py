@@ -26,7 +26,7 @@ def main():
     parser.add_argument("model", help="a .keras file")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of the pets")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for pictures")
     arguments = parser.parse_args()
     pets = tl_unet.data.oxford_pets(
