@@ -174,3 +174,13 @@ def test_stages_of_real_backbones_are_cut_at_their_taps(name):
     assert free
     finer = keras.Model(encoder.inputs[0], encoder.outputs[-2]).weights
     assert not free & {w.path for w in finer}
+
+
+def test_unfreezing_a_second_time_reaches_the_stages_that_were_left_frozen():
+    model = tl_unet.unfreeze_encoder(tiny_unet(freeze=True), stages=1)
+    encoder = model.get_layer("encoder")
+    counts = [len(encoder.trainable_weights)]
+    for stages in (2, None, 1):
+        tl_unet.unfreeze_encoder(model, stages=stages)
+        counts.append(len(encoder.trainable_weights))
+    assert counts == [1, 2, 5, 1]

@@ -17,6 +17,8 @@ from tl_unet.plotting import (
     confusion_matrix,
     error_overlay,
     error_sheet,
+    feature_map_sheet,
+    heat_overlay,
     learning_curves,
     overlay,
     prediction_panel,
@@ -309,3 +311,41 @@ def test_diagram_draws_every_decoder_and_leaves_out_auxiliary_masks(decoder):
         if isinstance(text, Annotation) and text.arrowprops["linestyle"] == "--"
     ]  # fmt: skip
     assert len(skips) == {"fpn": 3}.get(decoder, 4)
+
+
+def test_heat_overlay_is_grey_where_nothing_covers_and_the_colour_map_where_all_does():
+    image = np.random.default_rng(0).integers(0, 256, (3, 4, 3), "uint8")
+    heat = np.zeros((3, 4))
+    heat[0, 0] = 1
+    grey = heat_overlay(image, heat, alpha=0)
+    np.testing.assert_array_equal(grey, image.mean(-1).astype("uint8")[..., None].repeat(3, -1))
+    full = heat_overlay(image, heat, alpha=1)
+    assert full[0, 0].tolist() == [252, 254, 164]
+    assert (full[1:] == full[1, 1]).all()
+    assert heat_overlay(image, heat, colormap="viridis", alpha=1)[0, 0].tolist() == [253, 231, 36]
+
+
+def test_heat_of_another_size_or_range_is_an_error():
+    with pytest.raises(ValueError, match="sides"):
+        heat_overlay(np.zeros((3, 4, 3)), np.zeros((4, 3)))
+    for wrong in (2, -1, np.nan):
+        with pytest.raises(ValueError, match=r"in 0\.\.1"):
+            heat_overlay(np.zeros((3, 4, 3)), np.full((3, 4), wrong))
+
+
+def test_feature_map_sheet_shows_the_channels_of_most_variance_first():
+    maps = {2: np.zeros((4, 4, 3)), 4: np.zeros((2, 2, 2))}
+    maps[2][0, 0] = [1, 3, 2]
+    figure = feature_map_sheet(maps, columns=2, image=np.zeros((8, 8, 3)), title="t")
+    assert [axes.get_title() for axes in figure.axes] == ["", "1", "2", "", "0", "1"]
+    assert "stride 4\n2x2\n2 channels" in figure.axes[3].get_ylabel()
+    for wrong in ({}, {2: np.zeros((4, 4))}):
+        with pytest.raises(ValueError, match="one or more arrays"):
+            feature_map_sheet(wrong)
+    with pytest.raises(ValueError, match="columns=0"):
+        feature_map_sheet(maps, columns=0)
+
+
+def test_feature_map_sheet_leaves_cells_empty_where_channels_are_few():
+    figure = feature_map_sheet({2: np.zeros((4, 4, 3))}, columns=5)
+    assert [bool(axes.images) for axes in figure.axes] == [True, True, True, False, False]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
@@ -125,11 +126,9 @@ def test_a_training_stopped_after_every_epoch_gives_those_it_would_have_had(
     chosen = options(pairs, weights=tiny, freeze_epochs=frozen, epochs=epochs, dropout=0.2)
     folder = tmp_path / "stopped"
     for stopped in range(epochs):
+        go_on = functools.partial(resume if stopped else functools.partial(train, chosen), folder)
         with pytest.raises(KeyboardInterrupt):
-            if stopped == 0:
-                train(chosen, folder, report=stop_after(stopped))
-            else:
-                resume(folder, report=stop_after(stopped))
+            go_on(report=stop_after(stopped))
         assert len(RunFolder(folder).read_history()) == stopped
         keras.utils.set_random_seed(99)
     assert resume(folder)["epochs"] == epochs

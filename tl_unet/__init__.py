@@ -16,6 +16,7 @@ from tl_unet.encoders import (
 from tl_unet.export import export_model, load_exported, max_difference
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
+from tl_unet.inspection import feature_maps, grad_cam
 from tl_unet.loss_base import LossSum
 from tl_unet.losses import (
     CrossentropyLoss,
@@ -48,9 +49,11 @@ __all__ = [
     "build_unet",
     "data",
     "export_model",
+    "feature_maps",
     "freeze_encoder",
     "get_decoder_spec",
     "get_encoder_spec",
+    "grad_cam",
     "list_decoders",
     "list_encoders",
     "load_exported",

@@ -73,6 +73,8 @@ def unfreeze_encoder(model, stages=None, batch_norm=False, learning_rate=None):
             "To freeze it, use freeze_encoder(model)."
         )
     arguments = _compile_arguments(model, learning_rate)
+    # Keras ignores a value that a model has already: without the first line stages that were left frozen would stay so.
+    encoder.trainable = False
     encoder.trainable = True
     if stages is not None and stages < total:
         finest_free = encoder.outputs[total - stages - 1]
@@ -95,11 +97,24 @@ def _encoder(model):
         ) from error
 
 
-def _leaves(layer):
-    """All layers inside a model, nested ones too (ConvNeXt's down-sampling blocks are models)."""
-    for inner in getattr(layer, "layers", ()):
-        yield inner
-        yield from _leaves(inner)
+def _leaves(layer, seen=None):
+    """All layers inside a layer: of nested models (ConvNeXt's down-sampling), and of blocks that are layers (KerasHub's)."""
+    seen = set() if seen is None else seen
+    for inner in _parts(layer):
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            yield inner
+            yield from _leaves(inner, seen)
+
+
+def _parts(layer):
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    held = list(vars(layer).values())
+    if keras.backend.backend() == "torch":  # where layers are modules, and modules no attributes
+        held += layer.children()
+    lists = [value for value in held if isinstance(value, (list, tuple))]
+    return [v for v in [*held, *(v for part in lists for v in part)] if isinstance(v, keras.Layer)]
 
 
 def _compile_arguments(model, learning_rate):

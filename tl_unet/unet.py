@@ -9,6 +9,7 @@ from tl_unet.decoders import NORMALIZATION, get_decoder_spec, list_decoders, res
 from tl_unet.decoders.bridges import BRIDGES
 from tl_unet.deep_supervision import AuxiliaryMasks, DeeplySupervised
 from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolve_encoder
+from tl_unet.encoders.hub import ASSUMED, has_pyramid
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
 from tl_unet.layers import CropLike, PadToMultiple
 
@@ -40,8 +41,10 @@ def build_unet(
     `(batch, height, width, classes)`. Its encoder is the nested model `model.get_layer("encoder")`.
 
     Args:
-        encoder: str, one of `list_encoders()`; or an `EncoderSpec`; or any functional `keras.Model`, whose last map of each
-            resolution is tapped and whose layers and weights are shared. `"unet"`, the standard U-Net's path, has no
+        encoder: str, one of `list_encoders()`; or `"hub:"` and a preset of KerasHub or its directory, such as
+            `"hub:resnet_18_imagenet"` (`"resnet18"` and `"resnet34"` are short for two of them); or an `EncoderSpec`; or any functional
+            `keras.Model`, whose `pyramid_outputs`, or else last map of each resolution, are tapped and whose layers and weights
+            are shared. `"unet"`, the standard U-Net's path, has no
             pre-trained weights: give it `weights=None, freeze=False`. Defaults to `"vgg16"`.
         freeze: bool, whether the encoder's weights, BatchNorm statistics and dropout stand still. See `unfreeze_encoder`.
             Defaults to `True`.
@@ -81,7 +84,8 @@ def build_unet(
     Raises:
         ValueError: if an argument has no such value or no meaning for this decoder, or the weights are those of another backbone.
         TypeError: if `encoder` is none of the three kinds, or `decoder` none of the two.
-        FileNotFoundError: if the weights file is not there, or ImageNet weights could not be downloaded.
+        ImportError: if a preset of KerasHub is asked for without `keras_hub`.
+        FileNotFoundError: if the weights file is not there, or ImageNet weights or a preset could not be downloaded.
 
     Example:
 
@@ -99,7 +103,7 @@ def build_unet(
     _check_choices(normalization, classes, dropout, activation, preprocessing, bridge)
     _check_decoder_can(decoder, input_skip, deep_supervision)
     upsampling = decoder.resolved_upsampling(upsampling)
-    source = resolve_encoder(encoder)
+    source = resolve_encoder(encoder, input_shape)
     image = keras.Input(_checked_shape(input_shape, source), name="image")
     encoder, strides, minimum, statistics = _build_encoder(
         source, image.shape[-1], weights, encoder_depth
@@ -153,7 +157,8 @@ def build_unet(
 def _build_encoder(source, channels, weights, depth):
     """The encoder model, its strides, the least side it can process, and its `Preprocessing`."""
     if isinstance(source, keras.Model):
-        return *encoder_from_model(source, weights, depth), PREPROCESSING["identity"]
+        statistics = ASSUMED if has_pyramid(source) else PREPROCESSING["identity"]
+        return *encoder_from_model(source, weights, depth), statistics
     # One grey channel shown as three equal ones is exactly what summing the kernel over RGB would compute.
     seen = 3 if channels == 1 and source.imagenet else channels
     encoder, strides = encoder_from_spec(source, seen, weights, depth)
@@ -253,8 +258,9 @@ def _warn_of_doubtful_use(source, freeze, weights, preprocessing):
             stacklevel=3,
         )
     if is_model and preprocessing == "encoder":
+        given = "ImageNet's mean and deviation" if has_pyramid(source) else "raw values 0..255"
         warnings.warn(
-            f"What preprocessing the model {source.name!r} expects is unknown: it gets raw values 0..255. If that is right, say "
-            "preprocessing=None; else pass a tl_unet.Preprocessing, or an EncoderSpec as encoder.",
+            f"What preprocessing the model {source.name!r} expects is unknown: it gets {given}. State it: a tl_unet.Preprocessing, "
+            "or preprocessing=None for raw values; or give build_unet the name of a preset, or an EncoderSpec.",
             stacklevel=3,
         )

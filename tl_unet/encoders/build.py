@@ -6,6 +6,7 @@ import math
 
 import keras
 
+from tl_unet.encoders.hub import has_pyramid, preset_of, pyramid, spec_from_preset
 from tl_unet.encoders.registry import get_encoder_spec
 from tl_unet.encoders.spec import EncoderSpec
 from tl_unet.encoders.weights import build_backbone, inflate_weights, load_weights
@@ -31,11 +32,12 @@ class Encoder(keras.Model):
         return super().call(inputs, training=training if self.trainable else False, mask=mask)
 
 
-def resolve_encoder(encoder):
+def resolve_encoder(encoder, input_shape=(None, None, 3)):
     """The spec or model that `build_unet(encoder=...)` means.
 
     Args:
         encoder: str, `EncoderSpec` or functional `keras.Model`.
+        input_shape: as in `build_unet`, for presets of KerasHub. Defaults to `(None, None, 3)`.
 
     Returns:
         `EncoderSpec` or `keras.Model`.
@@ -45,6 +47,9 @@ def resolve_encoder(encoder):
         ValueError: if the name is unknown, or the model not a functional one of images.
     """
     if isinstance(encoder, str):
+        preset = preset_of(encoder)
+        if preset is not None:
+            return spec_from_preset(preset, input_shape)
         return get_encoder_spec(encoder)
     if isinstance(encoder, EncoderSpec):
         return encoder
@@ -155,7 +160,7 @@ def _count_maps(strides, depth, name):
 
 
 def encoder_from_model(model, weights, depth=None):
-    """Makes any functional model an encoder: its taps are the last map at each resolution.
+    """Makes any functional model an encoder: its taps are its `pyramid_outputs`, or the last map at each resolution.
 
     The layers are shared with `model`, so its weights are used and, where they are not frozen, trained.
 
@@ -172,7 +177,10 @@ def encoder_from_model(model, weights, depth=None):
     """
     if weights not in (None, "imagenet"):
         load_weights(model, model, weights)
-    taps = _find_taps(model)
+    if has_pyramid(model):
+        taps = {stride: (tensor, (0, 0)) for stride, tensor in pyramid(model).items()}
+    else:
+        taps = _find_taps(model)
     if len(taps) < 2:
         raise ValueError(
             f"Model {model.name!r} has feature maps at the strides {sorted(taps)} only: an encoder needs at least two "

@@ -33,7 +33,7 @@ def overlay(image, mask, *, colours=None, alpha=0.45, outline=True):
     >>> overlay(image, mask, alpha=0.5, outline=False)[0].tolist()
     [[242, 127, 190], [242, 127, 190], [255, 255, 255], [255, 255, 255]]
     """
-    pixels, mask = _shown(image), _flat(mask)
+    pixels, mask = as_rgb(image), _flat(mask)
     if pixels.shape[:2] != mask.shape:
         raise ValueError(f"The image has the sides {pixels.shape[:2]}, its mask {mask.shape}.")
     marked = (mask != 0) & (mask != 255)
@@ -71,7 +71,7 @@ def error_overlay(image, mask, prediction, *, alpha=0.55):
     >>> error_overlay(image, truth, np.array([[1, 0, 1]]), alpha=1).tolist()
     [[[0, 158, 115], [0, 114, 178], [213, 94, 0]]]
     """
-    pixels, mask, prediction = _shown(image), _flat(mask), _flat(prediction)
+    pixels, mask, prediction = as_rgb(image), _flat(mask), _flat(prediction)
     if not pixels.shape[:2] == mask.shape == prediction.shape:
         raise ValueError(
             f"The image has the sides {pixels.shape[:2]}, its mask {mask.shape}, the prediction {prediction.shape}."
@@ -100,7 +100,7 @@ def _paint(pixels, mask, marked, colours, alpha, outline):
     return (pixels * (1 - share) + colour * share).astype("uint8")
 
 
-def _shown(image):
+def as_rgb(image):
     """RGB in 0..255."""
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
