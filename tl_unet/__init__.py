@@ -11,11 +11,14 @@ from tl_unet.encoders import (
     register_encoder,
 )
 from tl_unet.export import export_model, load_exported, max_difference
+from tl_unet.feature_cache import FeatureCache, cache_features, feature_bytes
+from tl_unet.folding import fold_batch_norm
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.loss_base import LossSum
 from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
 from tl_unet.metrics import DiceCoefficient, IoU
+from tl_unet.splitting import split_model
 from tl_unet.unet import build_unet
 
 __version__ = "0.1.0"
@@ -24,6 +27,7 @@ __all__ = [
     "DiceCoefficient",
     "DiceLoss",
     "EncoderSpec",
+    "FeatureCache",
     "FocalLoss",
     "IoU",
     "JaccardLoss",
@@ -33,8 +37,11 @@ __all__ = [
     "Tap",
     "TverskyLoss",
     "build_unet",
+    "cache_features",
     "data",
     "export_model",
+    "feature_bytes",
+    "fold_batch_norm",
     "freeze_encoder",
     "get_encoder_spec",
     "list_encoders",
@@ -44,6 +51,7 @@ __all__ = [
     "predict_augmented",
     "predict_tiled",
     "register_encoder",
+    "split_model",
     "unfreeze_encoder",
 ]
 
