@@ -105,6 +105,7 @@ class FeatureCache:
     Attributes:
         decoder: functional `keras.Model` from the feature maps and the image to the mask; shares its layers with `model`.
         nbytes: int, the bytes of all features.
+        max_bytes: int or `None`, the most that they may take.
 
     Raises:
         ValueError, TypeError: as `cache_features`.
@@ -133,7 +134,7 @@ class FeatureCache:
             raise ValueError(f"`max_bytes` must be positive or None; received {max_bytes!r}.")
         if max_bytes is None and (free := self._store.free()) is not None:
             max_bytes = self._store.nbytes + free
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         # XLA, Keras' default, is slower on processors; other backends have nothing else.
         slow = keras.backend.backend() == "tensorflow"
         self._encoder.compile(jit_compile=False if slow else "auto")
@@ -270,15 +271,15 @@ class FeatureCache:
 
     def _check_space(self, shape, new, batches_left):
         """Raises `ValueError` if the next images surely do not fit, or the batches that are left probably won't."""
-        if self._max_bytes is None:
+        if self.max_bytes is None:
             return
         one = _feature_bytes(self._encoder, shape[1:3], self._store.dtype)
         # Each batch as large as this one; but what is new in this one may be few of what the rest holds again.
         needed = self._store.nbytes + one * new * (batches_left if new == shape[0] else 1)
-        if needed > self._max_bytes:
+        if needed > self.max_bytes:
             raise ValueError(
                 f"The features would take about {needed / 1e9:.2f} GB ({one / 1e6:.2f} MB for an image of {shape[1]}x{shape[2]}), more than "
-                f"the {self._max_bytes / 1e9:.2f} GB allowed in {self._store.place}. Use dtype='float16', a `directory` on a large disk, "
+                f"the {self.max_bytes / 1e9:.2f} GB allowed in {self._store.place}. Use dtype='float16', a `directory` on a large disk, "
                 "smaller images, or a larger `max_bytes`; or train the whole model without a cache."
             )
 
