@@ -13,7 +13,8 @@ times a product of matrices: the processor's peak, of which a contestant's share
 tl-unet's graph; a backward pass counts twice the forward one).
 
 The same on each side: weights are random, decoder filters 256, 128, 64, 32, 16, batch normalisation, nearest up-sampling, a 1x1 head, Adam, binary cross-entropy,
-float32. For this vgg16 is without its map of full size, and mobilenetv2 tapped behind its blocks. medicai and segmodels_keras have decoders of their own
+float32. For this vgg16 is without its map of full size, and densenet121 and mobilenetv2 are tapped where the peer does. (ResNet50 has biases in its convolutions in Keras,
+26,560 parameters.) medicai and segmodels_keras have decoders of their own
 beyond these settings; the numbers of parameters in the JSON tell.
 
 A measured cell is kept in the JSON file and skipped by the next run; an interrupted run goes on.

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 
 FILTERS = (256, 128, 64, 32, 16)
-# segmentation_models.pytorch taps MobileNetV2 behind its blocks; tl-unet by default inside of them, where the maps are wider.
-MOBILENETV2_TAPS = {
-    2: "expanded_conv_project_BN",
-    4: "block_2_add",
-    8: "block_5_add",
-    16: "block_12_add",
-    32: "out_relu",
+# Where segmentation_models.pytorch taps its encoders, if that is not where tl-unet does: behind MobileNetV2's blocks, not inside of them,
+# where the maps are wider; before DenseNet's transitions halve the channels.
+TAPS = {
+    "densenet121": ("conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
+    "mobilenetv2": (
+        "expanded_conv_project_BN",
+        "block_2_add",
+        "block_5_add",
+        "block_12_add",
+        "out_relu",
+    ),
 }
 
 
@@ -53,8 +57,8 @@ def _tl_unet(encoder, size):
     spec = tl_unet.get_encoder_spec(encoder)
     if encoder == "vgg16":  # the peers use no map of full size
         spec = dataclasses.replace(spec, taps=spec.taps[1:])
-    if encoder == "mobilenetv2":
-        taps = [tl_unet.Tap(stride, layer) for stride, layer in MOBILENETV2_TAPS.items()]
+    if encoder in TAPS:
+        taps = [tl_unet.Tap(2**i, layer) for i, layer in enumerate(TAPS[encoder], 1)]
         spec = dataclasses.replace(spec, taps=taps)
     return tl_unet.build_unet(
         spec,

@@ -292,7 +292,13 @@ def fit_decoder(output, where, epochs):
     parts = pictures.load(asked)
     keras.utils.set_random_seed(0)
     model = tl_unet.freeze_encoder(tiny_unet(dropout=0.2))
-    model.compile(keras.optimizers.Adam(0.01), recipes.LOSSES["dice"](), metrics=recipes.metrics())
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        recipes.LOSSES["dice"](),
+        metrics=recipes.metrics(),
+        jit_compile=False,
+        run_eagerly=True,
+    )
     model.optimizer.build(model.trainable_variables)
     found = features.cached_features(model, "vunet", parts, asked, output, where)
     assert (found is None) == (where == "off")

@@ -87,7 +87,7 @@ def feature_bytes(model, image_size, dtype=None):
     >>> import tl_unet
     >>> model = tl_unet.build_unet("vgg16", freeze=False, weights=None)
     >>> tl_unet.feature_bytes(model, (256, 256), "float16") / 1e6
-    16.252928
+    15.990784
     """
     encoder, _ = split_model(model)
     return _feature_bytes(encoder, image_size, DTYPES[_checked_dtype(dtype, encoder)])

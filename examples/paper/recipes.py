@@ -181,7 +181,13 @@ def trained_decoder(features, model: keras.Model, options) -> keras.Model:
         A compiled `keras.Model`.
     """
     decoder = features.decoder
-    decoder.compile(model.optimizer, LOSSES[options.loss](), metrics=metrics())
+    decoder.compile(
+        model.optimizer,
+        LOSSES[options.loss](),
+        metrics=metrics(),
+        jit_compile=model.jit_compile,
+        run_eagerly=model.run_eagerly,
+    )
     mask = np.zeros((1, options.size, options.size, 1), "float32")
     decoder.compute_metrics(None, mask, mask)
     decoder.reset_metrics()
