@@ -227,7 +227,7 @@ def test_a_random_layer_in_front_is_refused():
     image = keras.Input((32, 32, 3))
     features = model.get_layer("encoder")(keras.layers.GaussianNoise(1.0)(image))
     with pytest.raises(ValueError, match="random"):
-        tl_unet.FeatureCache(keras.Model(image, features[0]))
+        tl_unet.FeatureCache(keras.Model(image, keras.layers.ReLU()(features[0])))
 
 
 def test_an_unknown_image_is_reported():
