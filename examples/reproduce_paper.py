@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.overwrite:
         for name in ("results.json", "report.md", "table1.md", "table2.md"):
             (given.output / name).unlink(missing_ok=True)
-        for name in ("history", "models", "predictions", "figures", "source"):
+        for name in ("history", "models", "predictions", "figures", "source", "features"):
             shutil.rmtree(given.output / name, ignore_errors=True)
     previous = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
     try:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     command = previous["command"] if previous else shlex.join(["python", sys.argv[0], *argv])
     try:
-        return Experiment(options, Path(given.output), command, previous).run()
+        return Experiment(options, Path(given.output), command, previous, given.feature_cache).run()
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. Go on with: python {sys.argv[0]} --output {given.output} --resume",

@@ -1,6 +1,7 @@
 """The main job: its tables of models, its options, training that can be interrupted, and a small run from end to end."""
 
 import csv
+import dataclasses
 import functools
 import json
 import signal
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import shared_path
+from tiny import TINY, tiny_unet
 
 import tl_unet
 from tl_unet import plotting
@@ -23,7 +25,16 @@ pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import reproduce_paper
-from paper import experiment, figures, recipes, report, source_task, training
+from paper import (
+    experiment,
+    features,
+    figures,
+    pictures,
+    recipes,
+    report,
+    source_task,
+    training,
+)
 from paper.options import INTERRUPTED, SKIPPED, Options, parser, resolve
 from paper.published import PARTS, PUBLISHED
 
@@ -265,6 +276,73 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert history["epoch"] == list(range(EPOCHS))
     for ours, theirs in zip(resumed_weights, weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def fit_decoder(output, where, epochs):
+    """Trains the decoder of a frozen U-Net, with the features cached as `--feature-cache` says."""
+    asked = types.SimpleNamespace(
+        epochs=epochs,
+        augment=False,
+        data="shapes",
+        limit=6,
+        size=32,
+        batch_size=3,
+        seed=0,
+        loss="dice",
+    )
+    parts = pictures.load(asked)
+    keras.utils.set_random_seed(0)
+    model = tl_unet.freeze_encoder(
+        tiny_unet(
+            encoder=dataclasses.replace(TINY, taps=TINY.taps[:2]),
+            decoder_filters=(4, 4),
+            dropout=0.2,
+        )
+    )
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        recipes.LOSSES["dice"](),
+        metrics=recipes.metrics(),
+        jit_compile=False,
+        run_eagerly=True,
+    )
+    model.optimizer.build(model.trainable_variables)
+    found = features.cached_features(model, "vunet", parts, asked, output, where)
+    assert (found is None) == (where == "off")
+    history = training.fit(model, parts, "vunet", asked, output, [], found)
+    history.pop("seconds")
+    return history
+
+
+def test_cached_features_train_as_the_whole_model_does_and_either_resumes_the_other(tmp_path):
+    whole = fit_decoder(tmp_path / "whole", "off", 2)
+    cached = fit_decoder(tmp_path / "cached", "auto", 2)
+    fit_decoder(tmp_path / "mixed", "off", 1)
+    mixed = fit_decoder(tmp_path / "mixed", "disk", 3)
+    assert (tmp_path / "mixed" / "features" / "vunet").is_dir()
+    for name, values in whole.items():
+        np.testing.assert_allclose(cached[name], values, atol=1e-4, err_msg=name)
+        # Dropout goes on from its first random number where a training is resumed.
+        np.testing.assert_allclose(mixed[name][:1], values[:1], atol=1e-4, err_msg=name)
+    assert len(mixed["loss"]) == 3
+
+
+def test_features_are_not_cached_where_that_would_change_or_gain_nothing(tmp_path, monkeypatch):
+    asked = types.SimpleNamespace(epochs=3, augment=False, size=10**6)
+    model = tl_unet.freeze_encoder(tiny_unet())
+    parts = {part: types.SimpleNamespace(names=["one"]) for part in ("train", "validation")}
+    ask = functools.partial(features.cached_features, model, output=tmp_path)
+    assert ask("vunet", parts, asked, where="auto") is None  # too large
+    with pytest.raises(OSError, match="no room"):
+        ask("vunet", parts, asked, where="disk")
+    monkeypatch.setattr(pictures, "load", lambda options: pytest.fail("reads the pictures"))
+    asked.size = 32
+    assert ask("vunet", parts, asked, where="off") is None
+    assert ask("vunet-finetuned", parts, asked, where="auto") is None
+    asked.augment = True
+    assert ask("vunet", parts, asked, where="auto") is None
+    asked.augment, asked.epochs = False, 1
+    assert ask("vunet", parts, asked, where="auto") is None
 
 
 def test_only_the_latest_and_the_best_checkpoint_are_kept_and_the_best_is_loaded(

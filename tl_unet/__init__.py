@@ -14,6 +14,8 @@ from tl_unet.encoders import (
     register_encoder,
 )
 from tl_unet.export import export_model, load_exported, max_difference
+from tl_unet.feature_cache import FeatureCache, cache_features, feature_bytes
+from tl_unet.folding import fold_batch_norm
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.inspection import feature_maps, grad_cam
@@ -27,6 +29,7 @@ from tl_unet.losses import (
     TverskyLoss,
 )
 from tl_unet.metrics import DiceCoefficient, IoU
+from tl_unet.splitting import split_model
 from tl_unet.unet import build_unet
 
 __version__ = "0.1.0"
@@ -37,6 +40,7 @@ __all__ = [
     "DiceCoefficient",
     "DiceLoss",
     "EncoderSpec",
+    "FeatureCache",
     "FocalLoss",
     "IoU",
     "JaccardLoss",
@@ -47,9 +51,12 @@ __all__ = [
     "TverskyLoss",
     "balanced_class_weights",
     "build_unet",
+    "cache_features",
     "data",
     "export_model",
+    "feature_bytes",
     "feature_maps",
+    "fold_batch_norm",
     "freeze_encoder",
     "get_decoder_spec",
     "get_encoder_spec",
@@ -63,6 +70,7 @@ __all__ = [
     "predict_tiled",
     "register_decoder",
     "register_encoder",
+    "split_model",
     "strip_auxiliary",
     "unfreeze_encoder",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from paper import figures, pictures, report
+from paper.features import cached_features
 from paper.files import replacing, write_json, write_text
 from paper.options import SKIPPED, Options
 from paper.recipes import MODELS, build_arguments, compiled_model, learning_rate
@@ -30,10 +31,18 @@ class Experiment:
         output: directory to write.
         command: the command line, for the report.
         previous: the content of `results.json` of the run that is resumed, or `None`.
+        feature_cache: `"auto"`, `"disk"` or `"off"`, as in `--help`. It decides how fast a run is, not what it computes.
     """
 
-    def __init__(self, options: Options, output: Path, command: str, previous: dict | None):
-        self.options, self.output = options, output
+    def __init__(
+        self,
+        options: Options,
+        output: Path,
+        command: str,
+        previous: dict | None,
+        feature_cache: str = "off",
+    ):
+        self.options, self.output, self.feature_cache = options, output, feature_cache
         self.results = previous or {
             "status": "running",
             "command": command,
@@ -99,7 +108,8 @@ class Experiment:
             "parameters": model.count_params(),
             "trainable_parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
         }
-        history = fit(model, parts, name, options, self.output, later)
+        features = cached_features(model, name, parts, options, self.output, self.feature_cache)
+        history = fit(model, parts, name, options, self.output, later, features)
         best = best_epoch(history)
         entry |= {
             "epochs": len(history["epoch"]),
@@ -149,6 +159,7 @@ class Experiment:
     def _draw(self, name):
         """The curves of a model whose result is stored; its checkpoints are no longer needed."""
         shutil.rmtree(self.output / "models" / name, ignore_errors=True)
+        shutil.rmtree(self.output / "features" / name, ignore_errors=True)
         if "validation" in self.results["models"][name]:
             figures.curves(name, self.output)
 

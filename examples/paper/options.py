@@ -165,6 +165,15 @@ def parser() -> argparse.ArgumentParser:
     add(
         run, "--output", "directory to write (default: runs/paper)", default="runs/paper", type=Path
     )
+    add(
+        run,
+        "--feature-cache",
+        "compute the features of a frozen encoder once and train its decoder on them; not with --augment. auto (default): in "
+        "memory, where they take no more than half of what is available; disk: in --output, deleted afterwards (read again in each epoch, "
+        "so it pays with a fast disk); off. The results are the same but for rounding",
+        choices=("auto", "disk", "off"),
+        default="auto",
+    )
     add(run, "--resume", "go on with the interrupted run in --output: models and epochs. Options need not be repeated; what is "
         "repeated must be the same", action="store_true")  # fmt: skip
     add(run, "--overwrite", "replace the run in --output", action="store_true")

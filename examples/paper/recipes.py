@@ -169,6 +169,31 @@ def compiled_model(name: str, options, weights) -> keras.Model:
     return model
 
 
+def trained_decoder(features, model: keras.Model, options) -> keras.Model:
+    """The decoder of a feature cache, compiled as the model is and with the model's own optimizer.
+
+    Args:
+        features: a `tl_unet.FeatureCache` of `model`.
+        model: as `compiled_model` returns. Its weights and its optimizer's state are those that are trained.
+        options: the run's `Options`.
+
+    Returns:
+        A compiled `keras.Model`.
+    """
+    decoder = features.decoder
+    decoder.compile(
+        model.optimizer,
+        LOSSES[options.loss](),
+        metrics=metrics(),
+        jit_compile=model.jit_compile,
+        run_eagerly=model.run_eagerly,
+    )
+    mask = np.zeros((1, options.size, options.size, 1), "float32")
+    decoder.compute_metrics(None, mask, mask)
+    decoder.reset_metrics()
+    return decoder
+
+
 def create_training_variables(model: keras.Model, target, prediction) -> None:
     """Create the variables of a model's optimizer and metrics before the first step.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from paper.files import replacing
-from paper.recipes import MODELS
+from paper.recipes import MODELS, trained_decoder
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
@@ -115,8 +115,20 @@ def checkpoint(folder: Path, epoch: int | str | None) -> Path:
     return folder / f"epoch-{epoch}.weights.h5"
 
 
+class Checkpoint(keras.callbacks.ModelCheckpoint):
+    """Saves a model other than the one that `fit` is called on: the whole one, while its decoder is trained."""
+
+    def __init__(self, whole: keras.Model, path: Path):
+        super().__init__(path, save_weights_only=True)
+        self.whole = whole
+
+    def set_model(self, model):
+        """Keep the whole model in place of the one that is trained."""
+        super().set_model(self.whole)
+
+
 def fit(
-    model: keras.Model, parts, name: str, options, output: Path, later: list[str]
+    model: keras.Model, parts, name: str, options, output: Path, later: list[str], features=None
 ) -> dict[str, list[float]]:
     """Train a model to the last epoch, from where an earlier call stopped, and leave it with its best weights.
 
@@ -127,6 +139,8 @@ def fit(
         options: the run's `Options`.
         output: directory of the run.
         later: names of the models that come after it, for the estimate of the time.
+        features: a `tl_unet.FeatureCache` of this model that holds the features of both parts, or `None`. Its decoder is trained
+            then, which is the model's own, on the same batches.
 
     Returns:
         The history, as `read_history` does.
@@ -140,22 +154,25 @@ def fit(
         _rewrite(record, history)
         model.load_weights(checkpoint(checkpoints, done))
     if done < options.epochs and not diverged(history):
-        train = parts["train"].dataset
+        train, validation = parts["train"].dataset, parts["validation"].dataset
         steps = len(train)
-        model.fit(
-            # One endless sequence, so that an epoch's order and augmentation follow from its number alone.
-            train.repeat().skip(done * steps),
+        # One endless sequence, so that an epoch's order and augmentation follow from its number alone.
+        train = train.repeat().skip(done * steps)
+        trained = model
+        if features is not None:
+            trained = trained_decoder(features, model, options)
+            train, validation = features.apply(train), features.apply(validation)
+        trained.fit(
+            train,
             steps_per_epoch=steps,
             shuffle=False,  # the data set shuffles itself
-            validation_data=parts["validation"].dataset,
+            validation_data=validation,
             initial_epoch=done,
             epochs=options.epochs,
             callbacks=[
                 Clock(name, later, options.epochs),
                 keras.callbacks.TerminateOnNaN(),
-                keras.callbacks.ModelCheckpoint(
-                    checkpoint(checkpoints, "{epoch}"), save_weights_only=True
-                ),
+                Checkpoint(model, checkpoint(checkpoints, "{epoch}")),
                 keras.callbacks.CSVLogger(record, append=True),
                 DropCheckpoints(record, checkpoints),
             ],

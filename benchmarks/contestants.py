@@ -1,0 +1,72 @@
+"""Who is compared at which work: data only."""
+
+import dataclasses
+
+ENCODERS = ("vgg16", "resnet50", "densenet121", "mobilenetv2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A library in one of the ways to run it.
+
+    Args:
+        library: `"tl_unet"`, `"smp"`, `"segmodels_keras"` or `"medicai"`.
+        variant: how, such as `"channels_last"`; `""` for the plain way.
+    """
+
+    library: str
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """For tables, such as `"smp, channels_last"`."""
+        return ", ".join(filter(None, (self.library, self.variant)))
+
+    @property
+    def environment(self) -> str | None:
+        """The environment that it runs in; `None` is the one that runs the comparison."""
+        return {"smp": "torch", "segmodels_keras": "keras", "medicai": "keras"}.get(self.library)
+
+
+OURS = Contestant("tl_unet")
+TORCH = tuple(Contestant("smp", variant) for variant in ("", "channels_last", "compile"))
+KERAS = (Contestant("segmodels_keras"), Contestant("medicai"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Something to time.
+
+    Args:
+        title: what it is, for the table.
+        batch: images at a time.
+        size: their sides.
+        contestants: who does it; the first is the one whose time is divided by the others'.
+        per_encoder: whether it is done for each encoder.
+    """
+
+    title: str
+    batch: int
+    size: int
+    contestants: tuple[Contestant, ...]
+    per_encoder: bool = True
+
+
+_EXPORTED = (OURS, Contestant("tl_unet", "folded"), Contestant("smp"))
+WORK = {
+    "step": Work("training step, everything", 8, 128, (OURS, *TORCH, *KERAS)),
+    "frozen": Work(
+        "training step, frozen encoder",
+        8,
+        128,
+        (OURS, Contestant("tl_unet", "folded"), Contestant("tl_unet", "cached"), *TORCH, *KERAS),
+    ),
+    "latency": Work("prediction", 1, 256, (OURS, Contestant("tl_unet", "folded"), *TORCH, *KERAS)),
+    "onnxruntime": Work("prediction, ONNX Runtime", 1, 256, _EXPORTED),
+    "openvino": Work("prediction, OpenVINO", 1, 256, _EXPORTED),
+    "int8": Work("prediction, OpenVINO in 8 bits", 1, 256, (OURS, Contestant("smp"))),
+    "start": Work("start: import and build", 1, 256, (OURS, Contestant("smp"), *KERAS)),
+    "data": Work(
+        "input pipeline: a pass over 64 JPEGs", 8, 256, (OURS, Contestant("smp")), per_encoder=False
+    ),
+}

@@ -1,0 +1,55 @@
+"""A child process of `compare.py`: prepares one contestant's work, and times it whenever it is asked to.
+
+It is told its task as JSON in its only argument, answers with a line of JSON when it is ready, and with another one for each number of calls that
+it reads from its standard input. Between two requests it waits, so that several of them can take turns on the same machine.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+
+
+def peak_memory() -> int | None:
+    """The most memory, in bytes, that this process has had; `None` where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def main():
+    """Serve until the standard input ends."""
+    begun = time.perf_counter()
+    task = json.loads(sys.argv[1])
+    # Libraries may print; the answers go where standard output was.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values):
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        side = importlib.import_module("side_torch" if task["library"] == "smp" else "side_keras")
+        call, facts = side.prepare(task)
+        facts["start"] = time.perf_counter() - begun
+        if task["work"] != "start":
+            for _ in range(2):  # compiles, traces, fills caches
+                call()
+        answer(ready=True, **facts)
+    except Exception as error:
+        answer(error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        return
+    for line in sys.stdin:
+        calls = int(line)
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        answer(seconds=(time.perf_counter() - start) / calls, memory=peak_memory())
+
+
+if __name__ == "__main__":
+    main()

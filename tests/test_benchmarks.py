@@ -1,0 +1,106 @@
+"""The comparison with other libraries: what its table says, and that a run goes on where it stopped."""
+
+import json
+
+import compare
+import contestants
+import pytest
+import report
+import side_keras
+
+
+def document(quick=False, **seconds):
+    cell = {
+        "work": "latency",
+        "settings": {"encoder": "vgg16", "size": 64, "batch": 1, "threads": 2},
+        "peak_gflops": 100.0,
+        "contestants": {
+            name: {"seconds": values, "memory": 2 * 10**9, "parameters": 3 * 10**6}
+            for name, values in seconds.items()
+        },
+    }
+    machine = {
+        "date": "2026-01-01",
+        "platform": "Linux",
+        "threads": 2,
+        "rounds": 3,
+        "quick": quick,
+        "versions": {"tl_unet": {"keras": "3.15.1"}},
+    }
+    return {"machine": machine, "cells": {"latency vgg16": cell}}
+
+
+def test_a_ratio_is_taken_round_by_round():
+    # A machine that gets slower in the middle changes both.
+    middle, low, high = report.ratios([1.0, 10.0, 1.0], [2.0, 20.0, 2.0])
+    assert (middle, low, high) == (0.5, 0.5, 0.5)
+    assert report.ratios([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (2.0, 1.5, 2.5)
+    assert report.ratios([3.0], [2.0]) == (1.5, 1.5, 1.5)
+
+
+def test_the_table_has_medians_ratios_memory_and_shares():
+    found = document(tl_unet=[0.1, 0.3, 0.2], smp=[0.2, 0.6, 0.4])
+    found["cells"]["latency vgg16"]["contestants"]["tl_unet"]["gflops"] = 5.0
+    text = report.text(found)
+    assert "| tl_unet | 200.0 |  | 2.00 | 25% | 3.00 |" in text
+    assert "| smp | 400.0 | 0.50 (0.50 to 0.50) | 2.00 |  | 3.00 |" in text
+    assert "no result" not in text
+    assert "no result" in report.text(document(quick=True, tl_unet=[1.0]))
+
+
+def test_a_failure_is_in_the_table_with_its_reason():
+    found = document(tl_unet=[0.1])
+    found["cells"]["latency vgg16"]["contestants"]["smp"] = {"error": "no such module"}
+    text = report.text(found)
+    assert "| smp | failed |" in text
+    assert "- smp: no such module" in text
+
+
+def test_every_work_is_done_by_us_first():
+    for row in contestants.WORK.values():
+        assert row.contestants[0] == contestants.OURS
+        assert len({c.name for c in row.contestants}) == len(row.contestants)
+
+
+def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measure(work, encoder, arguments, found, missing):
+        asked.append((work, encoder))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return document(tl_unet=[0.1])["cells"]["latency vgg16"] | {"work": work}
+
+    monkeypatch.setattr(compare, "measure", measure)
+    monkeypatch.setattr(compare, "machine", lambda *_: document()["machine"])
+    run = ["--json", str(tmp_path / "x.json"), "--libraries", "tl_unet", "--work", "latency"]
+    run += ["--encoders", "vgg16", "resnet50"]
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(run)
+    compare.main([*run, "--list"])
+    listed = capsys.readouterr().out
+    assert "latency vgg16: measured" in listed
+    assert "latency resnet50: not measured" in listed
+    compare.main(run)
+    assert asked == [("latency", "vgg16"), ("latency", "resnet50"), ("latency", "resnet50")]
+    assert len(json.loads((tmp_path / "x.json").read_text())["cells"]) == 2
+    assert (tmp_path / "x.md").is_file()
+    with pytest.raises(SystemExit, match="another setting"):
+        compare.main([*run, "--threads", "1"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", sorted(side_keras.TAPS))
+def test_our_side_has_the_architecture_of_the_peer(encoder):
+    # Counted in segmentation_models.pytorch 0.6.0, with the statistics of BatchNorm.
+    parameters = {"densenet121": 13_693_137, "mobilenetv2": 6_664_913}
+    assert side_keras._tl_unet(encoder, 64).count_params() == parameters[encoder]
+
+
+@pytest.mark.slow
+def test_children_take_turns(tmp_path):
+    run = ["--quick", "--json", str(tmp_path / "q.json"), "--libraries", "tl_unet"]
+    compare.main([*run, "--work", "data"])
+    cell = json.loads((tmp_path / "q.json").read_text())["cells"]["data"]
+    assert len(cell["contestants"]["tl_unet"]["seconds"]) == 3
+    assert cell["peak_gflops"] > 0

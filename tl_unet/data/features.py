@@ -1,0 +1,32 @@
+"""Feature maps in place of images in a `tf.data` pipeline: the part of `cache_features` that needs TensorFlow."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+
+def map_features(
+    dataset: tf.data.Dataset, maps: list, read: Callable[[np.ndarray], list], dtype
+) -> tf.data.Dataset:
+    """Replaces the images of a data set by their features.
+
+    Args:
+        dataset: `tf.data.Dataset` of batches `(images, masks)` or `(images, masks, sample_weights)`.
+        maps: the symbolic outputs of the encoder part, with the image last; they have the shapes.
+        read: callable from an array of images to a list of arrays, their feature maps.
+        dtype: NumPy dtype of these.
+
+    Returns:
+        `tf.data.Dataset` of `((*features, images), masks, ...)`, of the same length and order.
+    """
+    dtype = tf.as_dtype(dtype)
+
+    def replace(images, *rest):
+        found = tf.numpy_function(read, [images], [dtype] * (len(maps) - 1))
+        # What is unknown of the shapes stays so: the masks' sizes say enough for the decoder.
+        found = [tf.ensure_shape(x, known.shape) for x, known in zip(found, maps, strict=False)]
+        return ((*found, images), *rest)
+
+    mapped = dataset.map(replace, num_parallel_calls=tf.data.AUTOTUNE)
+    return mapped.prefetch(tf.data.AUTOTUNE)

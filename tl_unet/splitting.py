@@ -1,0 +1,85 @@
+"""A model of `build_unet` as two models that share its layers: what comes before the decoder, and the decoder.
+
+You need it to train or run the halves apart; `cache_features` does, to compute the features of a frozen encoder only once.
+"""
+
+import keras
+
+
+def split_model(model):
+    """Splits a U-Net behind its encoder, into two models that share its layers and weights.
+
+    `decoder(encoder(image))` is `model(image)`, for any size: the decoder gets the image as well as the feature maps, to crop its
+    mask to the image's size and for `input_skip`. What the decoder learns, `model` has learned.
+
+    Args:
+        model: `keras.Model` from `build_unet`. It is left as it is, compiled or not.
+
+    Returns:
+        Two functional `keras.Model`s, not compiled:
+
+        - the encoder part, from an image `(batch, height, width, channels)` to a list: the encoder's feature maps, finest first, each
+          `(batch, padded_height / stride, padded_width / stride, filters)`, and last the image as it came. It includes padding and
+          preprocessing.
+        - the decoder part, from that list to the mask `(batch, height, width, classes)`.
+
+    Raises:
+        TypeError: if `model` is no functional `keras.Model`.
+        ValueError: if it has no layer "encoder", or something other than one image comes in.
+
+    Example:
+
+    >>> import numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("mobilenetv2", freeze=False, weights=None)
+    >>> encoder, decoder = tl_unet.split_model(model)
+    >>> image = np.zeros((1, 40, 70, 3), "float32")
+    >>> *features, same_image = encoder(image)
+    >>> [feature_map.shape[1:3] for feature_map in features] # doctest: +ELLIPSIS
+    [...(32, 48)...(16, 24)...(8, 12)...(4, 6)...(2, 3)...]
+    >>> np.allclose(decoder([*features, image]), model(image), atol=1e-6)
+    True
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(f"`model` must be a functional keras.Model; received {model!r}.")
+    try:
+        encoder = model.get_layer("encoder")
+    except ValueError as error:
+        raise ValueError(
+            f"The model {model.name!r} has no layer named 'encoder': pass one that tl_unet.build_unet made."
+        ) from error
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"The model {model.name!r} must have one input, the image; it has {len(model.inputs)}."
+        )
+    features = []
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        if layer is encoder:
+            features.append(outputs)
+        return outputs
+
+    # The graph once more, over the same layers, to get hold of the tensors between them. A new model, since Keras would compile
+    # the copy of a compiled one.
+    plain = keras.Model(model.inputs, model.outputs, name=model.name)
+    copy = keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
+    if len(features) != 1:
+        raise ValueError(
+            f"The encoder of the model {model.name!r} is called {len(features)} times: it can be split behind a single call only."
+        )
+    between = [*_as_list(features[0]), copy.inputs[0]]
+    names = [*(f"feature_map{i}" for i in range(1, len(between))), copy.inputs[0].name]
+    inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+        for tensor, name in zip(between, names, strict=True)
+    ]
+    decoder = keras.models.clone_model(
+        keras.Model(between, copy.outputs[0], name=f"{model.name}_decoder_part"),
+        input_tensors=inputs,
+        clone_function=lambda layer: layer,
+    )
+    return keras.Model(copy.inputs[0], between, name=f"{model.name}_encoder_part"), decoder
+
+
+def _as_list(outputs):
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
