@@ -66,7 +66,7 @@ def load_data(arguments):
 
 def build_model(arguments, classes):
     """A U-Net with a slim decoder, since the decoder is what costs time on a processor."""
-    return tl_unet.build_unet(
+    model = tl_unet.build_unet(
         "mobilenetv2",
         freeze=arguments.weights is not None,
         weights=arguments.weights,
@@ -75,6 +75,12 @@ def build_model(arguments, classes):
         normalization="batch",
         upsampling="nearest",
     )
+    if arguments.weights is None:
+        # MobileNetV2 moves its statistics by a thousandth a step: too slow for the few hundred steps of a run from scratch.
+        for layer in model.get_layer("encoder").layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = 0.9
+    return model
 
 
 def fit(model, parts, names, arguments):

@@ -86,7 +86,7 @@ def draw_scenes(count, side, seed):
 
 def build_model(channels, weights):
     """A U-Net on MobileNetV2 for any number of channels, with a slim decoder."""
-    return tl_unet.build_unet(
+    model = tl_unet.build_unet(
         "mobilenetv2",
         freeze=weights is not None,
         weights=weights,
@@ -95,6 +95,11 @@ def build_model(channels, weights):
         normalization="batch",
         upsampling="nearest",
     )
+    # MobileNetV2 moves its statistics by a thousandth a step: in a few hundred steps they would not come from photographs to here.
+    for layer in model.get_layer("encoder").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
+    return model
 
 
 def fit(model, train, valid, arguments):

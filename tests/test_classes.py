@@ -176,6 +176,11 @@ def test_masks_that_cannot_be_balanced_are_refused(masks, options, word):
         balanced_class_weights(masks, 3, **options)
 
 
+def test_an_object_of_255_is_not_taken_for_ignored_pixels():
+    with pytest.raises(ValueError, match="masks == 255"):
+        balanced_class_weights(np.array([0, 0, 255]), 1)
+
+
 def test_weights_bring_a_rare_class_out():
     """One channel decides; noise hides it so that the likeliest class is always the common one."""
     rng = np.random.default_rng(0)

@@ -81,6 +81,7 @@ def test_the_model_is_built_for_its_classes():
     model = multiclass.build_model(options, 3)
     assert model.output_shape == (None, None, None, 3)
     assert model.get_layer("encoder").trainable
+    assert model.get_layer("encoder").get_layer("bn_Conv1").momentum == 0.9
 
 
 @pytest.mark.parametrize("wrong", [["--limit", "2"], ["--balance", "-1"], ["--epochs", "0"]])

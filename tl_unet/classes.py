@@ -63,10 +63,16 @@ def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
     batches = [masks] if hasattr(masks, "shape") else masks
-    numbers = np.zeros(max(2, classes), np.int64)
+    numbers, ignored = np.zeros(max(2, classes), np.int64), False
     for batch in batches:
         mask = np.asarray(batch[1] if isinstance(batch, tuple | list) else batch)
         numbers += _pixels_of_classes(mask, classes, ignore_index)
+        ignored = ignored or (ignore_index is not None and (mask == ignore_index).any())
+    if classes == 1 and ignored and not numbers[1]:
+        raise ValueError(
+            f"The masks hold {ignore_index}, which is ignored, but no 1. If {ignore_index} is the object, pass "
+            f"`masks == {ignore_index}`, and train on such masks, too."
+        )
     if not numbers.any():
         raise ValueError("The masks hold no pixel that counts: there is nothing to balance.")
     share = numbers / numbers.sum()

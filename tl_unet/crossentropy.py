@@ -142,10 +142,10 @@ class FocalLoss(SegmentationLoss):
 class CrossentropyLoss(FocalLoss):
     """Cross-entropy, `-log(p)` of a pixel's true class, averaged over pixels: `FocalLoss` with `gamma=0`.
 
-    One class for what Keras has four of: sigmoid outputs or softmax (it follows from the number of output channels and
-    `multi_label`), masks of class numbers or one channel a class. What else differs from
-    `keras.losses.BinaryCrossentropy`, `CategoricalCrossentropy` and `SparseCategoricalCrossentropy`: ignored
-    pixels count in neither sum nor mean, and there are weights of classes. Beside `DiceLoss` it gives smooth
+    One class for what Keras has three of, `keras.losses.BinaryCrossentropy`, `CategoricalCrossentropy` and
+    `SparseCategoricalCrossentropy`: whether outputs are sigmoids or a softmax follows from their number and
+    `multi_label`; masks are class numbers or one channel a class. What else differs: ignored pixels count in
+    neither sum nor mean, and there are weights of classes. Beside `DiceLoss` it gives smooth
     gradients from the start.
 
     Args:
