@@ -151,3 +151,8 @@ def test_unfreezing_keeps_it_deeply_supervised(image, masks):
     tl_unet.unfreeze_encoder(tl_unet.freeze_encoder(model), stages=1)
     model.fit(image, masks, verbose=0)
     assert len(model(image, training=True)) == 3
+
+
+def test_too_few_resolutions_for_it_are_an_error():
+    with pytest.raises(ValueError, match="too few resolutions"):
+        build("unetplusplus", depth=2, encoder_depth=2, deep_supervision=True)

@@ -129,6 +129,10 @@ def build_unet(
     channels = [None if x is None else x.shape[-1] for x in features]
     filters = decoder.resolved_filters(decoder_filters, channels)
     final, *auxiliary = decoder.maps(features, filters, upsampling=upsampling, **options)
+    if deep_supervision and not auxiliary:
+        raise ValueError(
+            f"There are too few resolutions ({strides}) for inner maps: leave `deep_supervision` out."
+        )
 
     def mask(x, stride, prefix=""):
         # The head is float32 under any policy: 16-bit probabilities near 0 and 1 are too coarse for the losses.
