@@ -5,7 +5,7 @@ it goes on after the last command that did what it should:
 
 python -m venv walk && walk/bin/pip install ".[cli,export]"
 python tools/walk.py --command walk/bin/tl-unet --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5 \\
-    --work /tmp/walk --transcript docs/guides/walk.txt --pictures docs/images
+    --work walk/work --transcript docs/guides/walk.txt --pictures docs/images
 """
 
 import argparse
