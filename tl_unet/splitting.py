@@ -19,8 +19,8 @@ def split_model(model):
         Two functional `keras.Model`s, not compiled:
 
         - the encoder part, from an image `(batch, height, width, channels)` to a list: the encoder's feature maps, finest first, each
-          `(batch, padded_height / stride, padded_width / stride, filters)`, and last the image as it came. It includes padding and
-          preprocessing.
+            `(batch, padded_height / stride, padded_width / stride, filters)`, and last the image as it came. It includes padding and
+            preprocessing.
         - the decoder part, from that list to the mask `(batch, height, width, classes)`.
 
     Raises:

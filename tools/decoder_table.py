@@ -27,7 +27,7 @@ import tl_unet.data
 from tl_unet.plotting import overlay
 from tl_unet.runs import replacing
 
-GUIDES = pathlib.Path(__file__).resolve().parents[1] / "docs/guides"
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 BASE = "unet"
 
 
@@ -118,8 +118,8 @@ def main():
     parser.add_argument(
         "--shown", type=int, default=0, help="number of the validation picture to show"
     )
-    parser.add_argument("--page", type=pathlib.Path, default=GUIDES / "decoder-table.md")
-    parser.add_argument("--picture", type=pathlib.Path, default=GUIDES / "decoders.png")
+    parser.add_argument("--page", type=pathlib.Path, default=DOCS / "guides/decoder-table.md")
+    parser.add_argument("--picture", type=pathlib.Path, default=DOCS / "images/decoders.png")
     arguments = parser.parse_args()
 
     names = arguments.decoders.split(",") if arguments.decoders else tl_unet.list_decoders()
