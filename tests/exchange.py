@@ -9,7 +9,7 @@ import sys
 
 import keras
 import numpy as np
-from tiny import shallow_unet
+from tiny import tiny_unet
 
 import tl_unet
 
@@ -24,8 +24,8 @@ def images():
 def save(folder):
     """Saves a model of each decoder that was trained for one step here, and its predictions."""
     for decoder in tl_unet.list_decoders():
-        filters = (16, 8) if decoder == "fpn" else (8, 8)
-        model = shallow_unet(decoder=decoder, decoder_filters=filters, normalization="batch")
+        filters = (16, 8) if decoder == "fpn" else (16, 8, 8, 8, 8)
+        model = tiny_unet(decoder=decoder, decoder_filters=filters, normalization="batch")
         model.compile(keras.optimizers.SGD(0.01), tl_unet.DiceLoss(), metrics=[tl_unet.IoU()])
         model.train_on_batch(images(), (images()[..., :1] > 127).astype("float32"))
         name = f"{decoder}-{keras.backend.backend()}"

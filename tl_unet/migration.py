@@ -7,7 +7,8 @@ import difflib
 import os
 import warnings
 
-from tl_unet.encoders import get_encoder_spec, list_encoders
+from tl_unet.encoders import list_encoders
+from tl_unet.encoders.build import resolve_encoder
 from tl_unet.unet import build_unet
 
 _BLOCKS = {"upsampling": "nearest", "transpose": "transpose"}
@@ -42,7 +43,7 @@ def from_segmentation_models(
     - The last convolution is 1x1 (there 3x3).
 
     Args:
-        backbone_name: str, the encoder, one of `tl_unet.list_encoders()`. Defaults to `"vgg16"`.
+        backbone_name: str, the encoder, one of `tl_unet.list_encoders()`, or with KerasHub `"resnet18"` or `"resnet34"`. Defaults to `"vgg16"`.
         input_shape: `(height, width, channels)`. Defaults to `(None, None, 3)`.
         classes: int, channels of the mask. Defaults to 1.
         activation: `"sigmoid"`, `"softmax"`, or `"linear"` or `None` for logits. Defaults to `"sigmoid"`.
@@ -59,7 +60,8 @@ def from_segmentation_models(
 
     Raises:
         ValueError: if an argument has no counterpart here; the message says what to do.
-        FileNotFoundError: if a file of weights is not there.
+        ImportError: if `"resnet18"` or `"resnet34"` is asked for without `keras_hub`.
+        FileNotFoundError: if a file of weights is not there, or KerasHub's could not be downloaded.
 
     Example:
 
@@ -73,7 +75,7 @@ def from_segmentation_models(
     - [segmentation_models](https://github.com/qubvel/segmentation_models)
     - [segmodels_keras](https://pypi.org/project/segmodels-keras/)
     """
-    spec = _spec(backbone_name)
+    spec = _spec(backbone_name, input_shape)
     if encoder_features != "default":
         raise ValueError(
             f"encoder_features={encoder_features!r} has no counterpart: an encoder's skip connections are the taps of its "
@@ -94,7 +96,7 @@ def from_segmentation_models(
             "'noisy-student') are not here; tl_unet takes Keras' ImageNet weights, or a file of the backbone without its top."
         )
     model = build_unet(
-        backbone_name,
+        spec,
         freeze=bool(encoder_freeze),
         weights=encoder_weights,
         input_shape=input_shape,
@@ -109,9 +111,9 @@ def from_segmentation_models(
     return model
 
 
-def _spec(name):
+def _spec(name, input_shape):
     try:
-        return get_encoder_spec(name)
+        return resolve_encoder(name, input_shape)
     except ValueError:
         known = list_encoders()
         near = difflib.get_close_matches(str(name).replace("_", ""), known, n=3)

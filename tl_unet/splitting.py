@@ -34,9 +34,9 @@ def split_model(model):
     >>> encoder, decoder = tl_unet.split_model(model)
     >>> image = np.zeros((1, 40, 70, 3), "float32")
     >>> *features, same_image = encoder(image)
-    >>> [feature_map.shape[1:3] for feature_map in features] # doctest: +ELLIPSIS
-    [...(32, 48)...(16, 24)...(8, 12)...(4, 6)...(2, 3)...]
-    >>> np.allclose(decoder([*features, image]), model(image), atol=1e-6)
+    >>> [tuple(feature_map.shape[1:3]) for feature_map in features]
+    [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+    >>> np.allclose(decoder([*features, same_image]), model(image), atol=1e-6)
     True
     """
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):

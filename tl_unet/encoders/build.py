@@ -7,7 +7,7 @@ import math
 import keras
 
 from tl_unet.encoders.hub import has_pyramid, preset_of, pyramid, spec_from_preset
-from tl_unet.encoders.registry import get_encoder_spec
+from tl_unet.encoders.registry import get_encoder_spec, list_encoders
 from tl_unet.encoders.spec import EncoderSpec
 from tl_unet.encoders.weights import build_backbone, inflate_weights, load_weights
 
@@ -48,7 +48,8 @@ def resolve_encoder(encoder, input_shape=(None, None, 3)):
     """
     if isinstance(encoder, str):
         preset = preset_of(encoder)
-        if preset is not None:
+        # A "resnet18" that was registered here comes before KerasHub's.
+        if preset is not None and encoder.lower() not in list_encoders():
             return spec_from_preset(preset, input_shape)
         return get_encoder_spec(encoder)
     if isinstance(encoder, EncoderSpec):
