@@ -137,7 +137,10 @@ class _Graph:
             self.tensors[layer.name] = run(*args, **kwargs)
             return self.tensors[layer.name]
 
-        whole = keras.Model(model.inputs, model.get_layer("logits").output)
+        # A decoder that ends at a coarser map has its logits enlarged.
+        names = {layer.name for layer in model.layers}
+        last = model.get_layer("enlarge" if "enlarge" in names else "logits")
+        whole = keras.Model(model.inputs, last.output)
         flat = keras.models.clone_model(
             whole, clone_function=lambda layer: layer, call_function=call
         )
