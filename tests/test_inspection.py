@@ -167,7 +167,7 @@ def test_sixteen_bit_models_have_maps(image):
     keras.config.set_dtype_policy("mixed_bfloat16")
     heat = tl_unet.grad_cam(tiny_unet(), image[0], layer=4)
     assert heat.dtype == np.float32
-    assert heat.min() >= 0 and heat.max() <= 1
+    assert heat.max() == 1
 
 
 def test_feature_maps_are_what_the_encoder_gives(small, image):
@@ -216,4 +216,5 @@ def test_the_heat_has_the_images_size_whatever_the_decoder(decoder):
     model = tiny_unet(decoder=decoder, decoder_filters=filters)
     heat = tl_unet.grad_cam(model, np.random.default_rng(0).uniform(0, 255, (45, 70, 3)))
     assert heat.shape == (45, 70)
-    assert heat.min() >= 0 and heat.max() <= 1
+    assert heat.min() >= 0
+    assert heat.max() <= 1
