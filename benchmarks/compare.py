@@ -172,9 +172,9 @@ def machine(arguments, found):
         done = subprocess.run(
             [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True
         )
-        packages = {row["name"]: row["version"] for row in json.loads(done.stdout or "[]")}
-        wanted = report.PACKAGES
-        versions[name or "tl_unet"] = {p: v for p, v in packages.items() if p.lower() in wanted}
+        rows = json.loads(done.stdout or "[]")
+        packages = {row["name"].lower().replace("_", "-"): row["version"] for row in rows}
+        versions[name or "tl_unet"] = {p: v for p, v in packages.items() if p in report.PACKAGES}
     return {
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "threads": arguments.threads,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contestants import OURS, WORK
 
-# Whose versions the results depend on.
+# Whose versions the results depend on, as PyPI spells them.
 PACKAGES = (
     "keras",
     "tensorflow",
@@ -18,9 +18,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "segmentation-models-pytorch",
-    "segmentation_models_pytorch",
     "segmodels-keras",
-    "segmodels_keras",
     "medicai",
 )
 

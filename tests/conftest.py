@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from tl_unet.decoders import registry as decoder_registry
 from tl_unet.encoders import registry, weights
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -61,7 +62,7 @@ def image():
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No network: "imagenet" means random weights, and what else looks for a host fails. The registry is restored afterwards."""
+    """No network: "imagenet" means random weights, and what else looks for a host fails. The registries are restored afterwards."""
 
     def no_network(*args, **kwargs):
         raise OSError(f"the tests are offline; something asked for {args[0]!r}")
@@ -83,4 +84,5 @@ def offline(monkeypatch):
     for name, builder in vars(keras.applications).items():
         if name[0].isupper():
             monkeypatch.setattr(keras.applications, name, random_weights(builder))
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    for names in (registry, decoder_registry):
+        monkeypatch.setattr(names, "_REGISTRY", dict(names._REGISTRY))

@@ -8,11 +8,17 @@ each epoch, nor for fine-tuning.
 import hashlib
 import json
 import math
-import sys
 
 import keras
 import numpy as np
 
+from tl_unet.feature_batches import (
+    FeatureBatches,
+    checked_dataset,
+    count_batches,
+    is_tf_dataset,
+    iterate,
+)
 from tl_unet.feature_store import DTYPES, FolderStore, MemoryStore
 from tl_unet.splitting import split_model
 
@@ -65,7 +71,7 @@ def cache_features(
     (4, 32, 32, 1)
     """
     cache = FeatureCache(model, directory=directory, dtype=dtype, max_bytes=max_bytes)
-    datasets = [_checked_dataset(dataset, batch_size) for dataset in datasets]
+    datasets = [checked_dataset(dataset, batch_size) for dataset in datasets]
     for dataset in datasets:
         cache.add(dataset, verbose=verbose)
     return cache.decoder, *map(cache.apply, datasets)
@@ -163,10 +169,10 @@ class FeatureCache:
             ValueError: if the features would take more than `max_bytes`, or the data set changes its images.
             OSError: if the disk is full.
         """
-        dataset = _checked_dataset(dataset)
-        total = _length(dataset)
+        dataset = checked_dataset(dataset)
+        total = count_batches(dataset)
         progress = keras.utils.Progbar(total, unit_name="batch", verbose=verbose)
-        for number, batch in enumerate(_batches(dataset)):
+        for number, batch in enumerate(iterate(dataset)):
             images = self._images(batch[0])
             keys = _keys(images)
             new = {key: i for i, key in enumerate(keys) if key not in self._store}
@@ -175,7 +181,7 @@ class FeatureCache:
                 self._check_space(images.shape, len(new), left)
                 self._store.add(list(new), self._features(images[list(new.values())]))
             progress.update(number + 1)
-        first = next(iter(_batches(dataset)), None)
+        first = next(iter(iterate(dataset)), None)
         if first is not None:
             self.read(first[0])  # raises if the images are others than a moment ago
         return self
@@ -193,17 +199,17 @@ class FeatureCache:
             ValueError: if the model's encoder has changed since. An image that is not in the cache raises one later, in the batch that
                 it is in (inside of a `tf.data` pipeline as an error of TensorFlow's).
         """
-        dataset = _checked_dataset(dataset)
+        dataset = checked_dataset(dataset)
         self._check_still()
         if fingerprint(self._encoder) != self._fingerprint:
             raise ValueError(
                 "The encoder's weights have changed since its features were computed: make a new cache."
             )
-        if _is_tf_dataset(dataset):
+        if is_tf_dataset(dataset):
             from tl_unet.data.features import map_features
 
             return map_features(dataset, self._encoder.outputs, self.read, self._store.dtype)
-        return _FeatureBatches(dataset, self.read)
+        return FeatureBatches(dataset, self.read)
 
     def read(self, images):
         """The feature maps of a batch of images.
@@ -284,54 +290,6 @@ class FeatureCache:
             )
 
 
-class _FeatureBatches(keras.utils.PyDataset):
-    """Batches of another `PyDataset`, with features in place of their images."""
-
-    def __init__(self, dataset, read):
-        super().__init__(
-            workers=dataset.workers,
-            use_multiprocessing=False,  # the features are in this process
-            max_queue_size=dataset.max_queue_size,
-        )
-        self.dataset, self.read = dataset, read
-
-    def __len__(self):
-        return self.dataset.num_batches
-
-    def __getitem__(self, index):
-        images, *rest = self.dataset[index]
-        # float32 where a backend can't read NumPy's bfloat16.
-        maps = [m if m.dtype.kind == "f" else m.astype("float32") for m in self.read(images)]
-        return ((*maps, images), *rest)
-
-    def on_epoch_begin(self):
-        self.dataset.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.dataset.on_epoch_end()
-
-
-class _ArrayBatches(keras.utils.PyDataset):
-    """Arrays as batches, shuffled anew in each epoch, as `fit` does with arrays."""
-
-    def __init__(self, arrays, batch_size):
-        super().__init__()
-        self.arrays, self.batch_size = arrays, batch_size
-        self.order = np.arange(len(arrays[0]))
-        # Of its own, but under the sway of keras.utils.set_random_seed.
-        self.random = np.random.default_rng(np.random.randint(2**31))
-
-    def __len__(self):
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, index):
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return tuple(array[chosen] for array in self.arrays)
-
-    def on_epoch_end(self):
-        self.random.shuffle(self.order)
-
-
 def fingerprint(model):
     """A text that differs whenever a model computes something else: of its layers' settings and its weights, not their names.
 
@@ -403,48 +361,3 @@ def _checked_dtype(dtype, encoder):
 def _is_random(layer):
     found = [layer, *getattr(layer, "layers", ())]
     return any(hasattr(inner, "seed_generator") for inner in found)
-
-
-def _is_tf_dataset(dataset):
-    # Whoever has such a data set has imported TensorFlow.
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(dataset, tensorflow.data.Dataset)
-
-
-def _checked_dataset(dataset, batch_size=32):
-    if isinstance(dataset, keras.utils.PyDataset) or _is_tf_dataset(dataset):
-        return dataset
-    if isinstance(dataset, tuple | list) and 2 <= len(dataset) <= 3:
-        arrays = [np.asarray(array) for array in dataset]
-        lengths = {len(array) if array.ndim else 0 for array in arrays}
-        if len(lengths) != 1 or arrays[0].ndim != 4:
-            raise ValueError(
-                "Arrays must be images (number, height, width, channels) and as many masks; received the shapes "
-                f"{[array.shape for array in arrays]}."
-            )
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be positive; received {batch_size!r}.")
-        return _ArrayBatches(arrays, batch_size)
-    raise TypeError(
-        "A data set must be a tf.data.Dataset, a keras.utils.PyDataset, or a tuple (images, masks) of arrays; received "
-        f"{type(dataset).__name__}."
-    )
-
-
-def _length(dataset):
-    """The number of batches, or `None` if it is unknown; raises `ValueError` for an endless data set."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        number = dataset.num_batches
-        endless = number is None
-    else:
-        number = int(dataset.cardinality())
-        endless, number = number == -1, number if number >= 0 else None
-    if endless:
-        raise ValueError("The data set is endless: cache it before you repeat it.")
-    return number
-
-
-def _batches(dataset):
-    if isinstance(dataset, keras.utils.PyDataset):
-        return (dataset[index] for index in range(dataset.num_batches))
-    return dataset.as_numpy_iterator()

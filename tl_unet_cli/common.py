@@ -102,6 +102,13 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
+def folder_option(help: str, **more):
+    """An option that names an existing folder."""
+    return typer.Option(
+        metavar="DIR", help=help, exists=True, file_okay=False, show_default=False, **more
+    )
+
+
 def labels_option(**more):
     """The option `--labels`."""
     return typer.Option(

@@ -16,6 +16,7 @@ from tl_unet_cli.common import (
     TTA,
     check_writable,
     failures,
+    folder_option,
     open_model,
     out,
     parse_labels,
@@ -38,19 +39,11 @@ def evaluate(
     model: MODEL,
     images: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Images; without, those that validated the training.",
-            exists=True,
-            file_okay=False,
-            show_default=False,
-        ),
+        folder_option("Images; without, those that validated the training."),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Their masks.", exists=True, file_okay=False, show_default=False
-        ),
+        folder_option("Their masks."),
     ] = None,
     output: Annotated[
         Path | None,

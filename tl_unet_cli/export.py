@@ -13,6 +13,7 @@ from tl_unet_cli.common import (
     MODEL,
     err,
     failures,
+    folder_option,
     open_model,
     out,
     parse_size,
@@ -42,12 +43,8 @@ def export(
     ] = "saved-model",
     images: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Typical pictures, for the check and for int8. Default: the training's validation pictures.",
-            exists=True,
-            file_okay=False,
-            show_default=False,
+        folder_option(
+            "Typical pictures, for the check and for int8. Default: the training's validation pictures."
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="At most so many of them.")] = 32,

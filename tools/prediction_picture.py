@@ -5,13 +5,16 @@ python tools/prediction_picture.py runs/pets/model.keras --data oxford_pets/ --o
 
 import argparse
 import pathlib
+import sys
 
 import keras
 import numpy as np
-import results  # noqa: F401  (puts examples/ on the path)
-from paper.figures import save_picture
 
 import tl_unet.data
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.figures import save_picture
 
 
 def main():

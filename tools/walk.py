@@ -20,9 +20,11 @@ import sys
 import time
 
 import numpy as np
-import results  # noqa: F401  (puts examples/ on the path)
-from paper.figures import save_picture
 from PIL import Image
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.figures import save_picture
 
 FORMATS = {
     "saved-model": "exported/pets",

@@ -1,8 +1,6 @@
 """Names of decoders to their specs."""
 
-import difflib
-import fnmatch
-
+from tl_unet import names
 from tl_unet.decoders.additive import fpn_decoder, linknet_decoder, linknet_filters
 from tl_unet.decoders.nested import unet3plus_decoder, unetplusplus_decoder
 from tl_unet.decoders.spec import DecoderSpec
@@ -34,12 +32,7 @@ def register_decoder(spec, overwrite=False):
     """
     if not isinstance(spec, DecoderSpec):
         raise TypeError(f"`spec` must be a tl_unet.DecoderSpec; received {spec!r}.")
-    if spec.name in _REGISTRY and not overwrite:
-        raise ValueError(
-            f"A decoder named {spec.name!r} is registered already; "
-            "choose another name or pass overwrite=True."
-        )
-    _REGISTRY[spec.name] = spec
+    names.add(_REGISTRY, spec, "decoder", overwrite)
     return spec
 
 
@@ -61,12 +54,7 @@ def get_decoder_spec(name):
     >>> tl_unet.get_decoder_spec("fpn").filters
     (256, 128)
     """
-    spec = _REGISTRY.get(name) or _REGISTRY.get(str(name).lower())
-    if spec is None:
-        near = difflib.get_close_matches(str(name).lower(), _REGISTRY, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"Unknown decoder {name!r}. {hint}There are {list_decoders()}.")
-    return spec
+    return names.find(_REGISTRY, name, "decoder")
 
 
 def list_decoders(pattern=None):
@@ -84,8 +72,7 @@ def list_decoders(pattern=None):
     >>> tl_unet.list_decoders("unet*")
     ['unet', 'unet3plus', 'unetplusplus']
     """
-    names = sorted(_REGISTRY)
-    return names if pattern is None else fnmatch.filter(names, pattern.lower())
+    return names.matching(_REGISTRY, pattern)
 
 
 def resolve_decoder(decoder):

@@ -1,8 +1,6 @@
-"""The one registry: names of encoders to their specs."""
+"""Names of encoders to their specs."""
 
-import difflib
-import fnmatch
-
+from tl_unet import names
 from tl_unet.encoders.spec import EncoderSpec
 
 _REGISTRY: dict[str, EncoderSpec] = {}
@@ -32,12 +30,7 @@ def register_encoder(spec, overwrite=False):
     """
     if not isinstance(spec, EncoderSpec):
         raise TypeError(f"`spec` must be a tl_unet.EncoderSpec; received {spec!r}.")
-    if spec.name in _REGISTRY and not overwrite:
-        raise ValueError(
-            f"An encoder named {spec.name!r} is registered already; "
-            "choose another name or pass overwrite=True."
-        )
-    _REGISTRY[spec.name] = spec
+    names.add(_REGISTRY, spec, "encoder", overwrite)
     return spec
 
 
@@ -59,14 +52,7 @@ def get_encoder_spec(name):
     >>> [tap.layer for tap in tl_unet.get_encoder_spec("vgg16").taps][:2]
     ['block1_conv2', 'block2_conv2']
     """
-    spec = _REGISTRY.get(name) or _REGISTRY.get(str(name).lower())
-    if spec is None:
-        near = difflib.get_close_matches(str(name).lower(), _REGISTRY, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(
-            f"Unknown encoder {name!r}. {hint}tl_unet.list_encoders() lists all {len(_REGISTRY)}."
-        )
-    return spec
+    return names.find(_REGISTRY, name, "encoder")
 
 
 def list_encoders(pattern=None):
@@ -84,5 +70,4 @@ def list_encoders(pattern=None):
     >>> tl_unet.list_encoders("vgg*")[:2]
     ['vgg16', 'vgg19']
     """
-    names = sorted(_REGISTRY)
-    return names if pattern is None else fnmatch.filter(names, pattern.lower())
+    return names.matching(_REGISTRY, pattern)

@@ -63,8 +63,7 @@ class TrainingOptions:
         upsampling: `"nearest"`, `"bilinear"` or, with most decoders, `"transpose"`. Defaults to `"nearest"`.
         dropout: float in [0, 1), in the decoder. Defaults to `0.0`.
         mixed_precision: `"bfloat16"`, `"float16"` or `None`: what to compute in where that is safe, instead of float32. bfloat16 is for
-            processors and GPUs with instructions for it, float16 for older GPUs; without such instructions either is slower.
-            Defaults to `None`.
+            processors and GPUs with instructions for it, float16 for older GPUs. Defaults to `None`.
         seed: int. Defaults to `0`.
 
     Raises:
