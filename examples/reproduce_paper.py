@@ -52,6 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     from paper.experiment import Experiment  # imports TensorFlow: not for --help or a typing error
 
     command = previous["command"] if previous else shlex.join(["python", sys.argv[0], *argv])
+    if previous and options.epochs != previous["configuration"]["epochs"]:
+        if previous["status"] == "complete":
+            command_line.error(
+                f"the run in {given.output} is complete; train {options.epochs} epochs in another --output"
+            )
+        command += f" --epochs {options.epochs}"  # the last one counts
     try:
         return Experiment(options, Path(given.output), command, previous, given.feature_cache).run()
     except KeyboardInterrupt:

@@ -208,6 +208,23 @@ def test_resume_with_another_configuration_is_an_error(changed, tmp_path, capsys
     assert changed[0].replace("no-", "") in error
 
 
+def test_resume_may_change_the_epochs_of_what_is_not_done(tmp_path, monkeypatch, capsys):
+    stored = stored_run(tmp_path, "--epochs", "6")
+    assert options("--resume", "--epochs", "4", stored=stored).epochs == 4
+    record = tmp_path / "results.json"
+    results = {"status": "running", "command": "c --epochs 6", "configuration": stored}
+    resume = ["--output", str(tmp_path), "--resume", "--epochs", "4"]
+    monkeypatch.setattr(experiment.Experiment, "run", lambda self: self.results)
+    record.write_text(json.dumps(results))
+    resumed = reproduce_paper.main(resume)
+    assert resumed["command"] == "c --epochs 6 --epochs 4"
+    assert resumed["configuration"] == stored | {"epochs": 4}
+    record.write_text(json.dumps(results | {"status": "complete"}))
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(resume)
+    assert "is complete" in capsys.readouterr().err
+
+
 # Training and resuming
 
 

@@ -43,16 +43,17 @@ class Experiment:
         feature_cache: str = "off",
     ):
         self.options, self.output, self.feature_cache = options, output, feature_cache
-        self.results = previous or {
+        fresh = {
             "status": "running",
-            "command": command,
-            "configuration": dataclasses.asdict(options),
             "weights_source": options.weights_source,
             "environment": environment(),
             "data": None,
             "source_task": {},
             "models": {},
         }
+        # A resumed run may have been given another number of epochs.
+        asked = {"command": command, "configuration": dataclasses.asdict(options)}
+        self.results = (previous or fresh) | asked
 
     def run(self) -> int:
         """Run every model that is not done, and write the report.

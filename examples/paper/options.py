@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
     )
     add(run, "--resume", "go on with the interrupted run in --output: models and epochs. Options need not be repeated; what is "
-        "repeated must be the same", action="store_true")  # fmt: skip
+        "repeated must be the same, but --epochs: models that are not done are trained to the new number", action="store_true")  # fmt: skip
     add(run, "--overwrite", "replace the run in --output", action="store_true")
     return this
 
@@ -205,7 +205,7 @@ def resolve(given: argparse.Namespace, stored: dict | None) -> Options:
         different = [
             f"--{key.replace('_', '-')} was {stored[key]!r}, now {value!r}"
             for key, value in said.items()
-            if stored[key] != value
+            if stored[key] != value and key != "epochs"
         ]
         if different:
             raise ValueError(
@@ -214,7 +214,7 @@ def resolve(given: argparse.Namespace, stored: dict | None) -> Options:
                 + ". Resume without these options, "
                 "choose another --output, or start again with --overwrite."
             )
-        return Options(**stored)
+        return Options(**stored | {"epochs": said.get("epochs", stored["epochs"])})
     preset = PRESETS[said.get("preset", "demo")]
     settings = PLAIN | preset | said
     # The offline demo is too short for the paper's recipe to learn anything.
