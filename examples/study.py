@@ -78,10 +78,10 @@ STUDIES = {
         (
             Row("unet", "unet", "--epochs 8"),
             Row("vunet", "vunet", "--epochs 6"),
-            Row("vunet-finetuned", "vunet-finetuned", "--epochs 5"),
+            Row("vunet-finetuned", "vunet-finetuned", "--epochs 4"),
             Row("dunet", "dunet", "--epochs 8"),
             Row("runet", "runet", "--epochs 8"),
-            Row("munet", "munet", "--epochs 8"),
+            Row("munet", "munet", "--epochs 6"),
         ),
         published=True,
     ),
@@ -106,7 +106,7 @@ STUDIES = {
             Row(
                 f"munet-{preprocessing}-{stage}",
                 "munet",
-                f"--size 64 --epochs 4 --preprocessing {preprocessing} --last-stage {stage}",
+                f"--size 64 --epochs 3 --preprocessing {preprocessing} --last-stage {stage}",
             )
             for preprocessing in ("rescale", "encoder")
             for stage in ("narrow", "normal")

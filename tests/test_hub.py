@@ -6,10 +6,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+from test_training import write_pairs
 
 import tl_unet
 from tl_unet.encoders import hub
 from tl_unet.freezing import _leaves
+from tl_unet.runs import open_model
+from tl_unet.training import TrainingOptions, train
 
 keras_hub = pytest.importorskip("keras_hub", reason="needs keras-hub: pip install 'tl-unet[hub]'")
 
@@ -285,3 +288,19 @@ numpy.save("mask.npy", model.predict(numpy.load("image.npy"), verbose=0))
     np.testing.assert_allclose(
         np.load(tmp_path / "mask.npy"), model.predict(image, verbose=0), atol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_a_preset_trains_from_folders_and_is_found_again_elsewhere(preset, tmp_path, monkeypatch):
+    images, masks = write_pairs(tmp_path / "data", count=4)
+    monkeypatch.chdir(tmp_path)
+    options = TrainingOptions(
+        str(images), str(masks), encoder="hub:mine", size=32, epochs=2, freeze_epochs=1,
+        batch_size=2, decoder_filters=(8,) * 5, labels={1: 1, 2: 0},
+    )  # fmt: skip
+    assert options.encoder == f"hub:{tmp_path / 'mine'}"
+    assert TrainingOptions.from_json(options.to_json()) == options
+    assert TrainingOptions("i", "m", encoder="hub:mine").decoder_filters == (256, 128, 64, 32, 16)
+    train(options, tmp_path / "run")
+    model, _ = open_model(tmp_path / "run")
+    assert model.output_shape == (None, None, None, 1)

@@ -80,7 +80,10 @@ def train(
         ),
     ] = False,
     encoder: Annotated[
-        str, typer.Option(help="See [b]tl-unet encoders[/b].", **_MODEL)
+        str,
+        typer.Option(
+            help="See [b]tl-unet encoders[/b]; or a KerasHub preset: [b]hub:NAME[/b].", **_MODEL
+        ),
     ] = "mobilenetv2",
     weights: Annotated[
         str,

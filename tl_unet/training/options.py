@@ -8,7 +8,8 @@ from functools import reduce
 
 from tl_unet.classes import IGNORE
 from tl_unet.decoders import DEFAULT_FILTERS, NORMALIZATION, get_decoder_spec
-from tl_unet.encoders import get_encoder_spec
+from tl_unet.encoders.build import resolve_encoder
+from tl_unet.encoders.hub import PREFIX, preset_of
 from tl_unet.input_checks import check_class_count, check_class_names, check_class_weights
 from tl_unet.losses import CrossentropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
 
@@ -34,7 +35,7 @@ class TrainingOptions:
         val_masks: str, path or `None`, folder of their masks. Defaults to `None`.
         val_share: float between 0 and 1, how many of the images validate where there are no folders for it. A hash of the
             name and the seed decides, so that an image stays on its side when others are added. Defaults to `0.2`.
-        encoder: str, one of `list_encoders()`. Defaults to `"mobilenetv2"`.
+        encoder: str, one of `list_encoders()`, or a KerasHub preset such as `"hub:resnet_18_imagenet"`. Defaults to `"mobilenetv2"`.
         weights: `"imagenet"`, a path to a weights file, or `None` (random). Defaults to `"imagenet"`.
         size: int or `(height, width)` to which images are resized. Defaults to `256`.
         channels: int, 1 (grey), 3 (RGB) or 4 (RGBA). Defaults to `3`.
@@ -108,8 +109,8 @@ class TrainingOptions:
 
     def __post_init__(self):
         change = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        spec = get_encoder_spec(self.encoder)
-        change("encoder", spec.name)
+        spec = resolve_encoder(self.encoder, (None, None, self.channels))
+        change("encoder", _encoder_name(self.encoder, spec))
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         change("size", size)
         for name in ("images", "masks", "val_images", "val_masks"):
@@ -283,6 +284,14 @@ def format_labels(labels: Mapping) -> str:
         f"{value(key)}:{'ignore' if label == IGNORE else int(label)}"
         for key, label in labels.items()
     )
+
+
+def _encoder_name(encoder, spec) -> str:
+    """The name under which another process finds the encoder again, in whatever folder it runs."""
+    preset = preset_of(encoder)
+    if preset is None or spec.family != "KerasHub":
+        return spec.name
+    return f"{PREFIX}{os.path.abspath(preset)}" if os.path.isdir(preset) else encoder
 
 
 def _levels(spec) -> int:
