@@ -225,6 +225,29 @@ def test_resume_may_change_the_epochs_of_what_is_not_done(tmp_path, monkeypatch,
     assert "is complete" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("asked", ["float16", "bfloat16"])
+def test_every_model_of_a_run_computes_in_the_precision_asked_for(asked, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def fit(model, *_):
+        raise Seen(model.get_layer("encoder").layers[-1].compute_dtype)
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    run = [
+        "--models",
+        "unet",
+        "--limit",
+        "3",
+        "--mixed-precision",
+        asked,
+        "--output",
+        str(tmp_path),
+    ]
+    with pytest.raises(Seen, match=f"^{asked}$"):
+        reproduce_paper.main(run)
+
+
 # Training and resuming
 
 

@@ -67,8 +67,6 @@ class Experiment:
         self.results["data"] = pictures.composition(parts, options)
         self._store()
         images, masks, names = pictures.examples(parts, figures.PICTURES)
-        if options.mixed_precision:
-            keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
         models = self.results["models"]
         # What was skipped is tried again: its weights may have come.
         finished = ("done", "diverged")
@@ -94,6 +92,8 @@ class Experiment:
         """Train and evaluate one model; its entry in the results."""
         options = self.options
         keras.utils.clear_session()
+        if options.mixed_precision:  # for each model: clear_session forgets it
+            keras.config.set_dtype_policy(f"mixed_{options.mixed_precision}")
         keras.utils.set_random_seed(options.seed)
         try:
             weights = self._weights(MODELS[name].encoder)
