@@ -304,6 +304,11 @@ def main():
             print(f"train_distributed.py: error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
+        if processes.count > 1:
+            print(
+                "The other processes end, too. When the cause is mended, start all of them again with --resume.",
+                file=sys.stderr,
+            )
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # leaving politely would wait minutes for processes that wait for this one
