@@ -24,6 +24,7 @@ import time
 import traceback
 
 import keras
+import numpy as np
 from multihost.batches import Batches, figures, pets
 from multihost.processes import (
     VARIABLES,
@@ -88,15 +89,25 @@ def best_epoch(rows):
     return 1 + max(range(len(rows)), key=lambda i: (rows[i]["val_iou"], -i))
 
 
+def seed_dropout(model, seed, epoch):
+    """Makes what dropout draws in an epoch follow from its number: weights files do not hold the state of the generators."""
+    for i, variable in enumerate(model.non_trainable_variables):
+        if "seed_generator" in variable.path:
+            first = np.random.default_rng((seed, epoch, i)).integers(2**31)
+            variable.assign(np.array([first, 0], variable.dtype))
+
+
 class Record(keras.callbacks.Callback):
     """After each epoch process 0 writes the checkpoint and then the row of the history, and the others wait for it."""
 
-    def __init__(self, run, rows, processes):
+    def __init__(self, run, rows, processes, batches):
         super().__init__()
-        self.run, self.rows, self.processes = run, rows, processes
+        self.run, self.rows, self.processes, self.batches = run, rows, processes, batches
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Start the clock."""
+        """Give pictures and dropout what is this epoch's, whether it comes after another or after a restart."""
+        self.batches.epoch = epoch
+        seed_dropout(self.model, self.batches.seed, epoch)
         self.begun = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -138,7 +149,7 @@ def fit(model, parts, rows, arguments, run, processes):
                 epochs=end,
                 shuffle=False,  # the data set shuffles itself, alike in all processes
                 verbose=arguments.verbose if processes.index == 0 else 0,
-                callbacks=[Record(run, rows, processes)],
+                callbacks=[Record(run, rows, processes, parts["train"])],
             )
 
 
@@ -203,7 +214,6 @@ def train(arguments, processes):
             processes.index,
             processes.count,
             seed=arguments.seed if part == "train" else None,
-            epoch=len(rows),
         )
         for part, some in pictures.items()
     }

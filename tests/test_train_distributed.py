@@ -138,10 +138,9 @@ def test_each_picture_is_read_by_one_process_in_every_epoch(places, count, spare
     for index in range(count):
         part = Batches(pictures, size, index, count, seed=7)
         read = set()
-        for _ in range(3):
+        for part.epoch in range(3):
             for step in range(len(part)):
                 read |= {int(number) - 1 for number in part[step][0].max(axis=(1, 2, 3))}
-            part.on_epoch_end()
         assert part.names == [pictures.names[number] for number in sorted(read)]
         names += part.names
     assert sorted(names) == pictures.names
@@ -151,17 +150,16 @@ def test_order_and_mirroring_are_new_in_each_epoch_and_follow_from_the_seed():
     first, again = (Batches(numbered(16), 4, seed=7) for _ in range(2))
     other = Batches(numbered(16), 4, seed=8)
     epochs = []
-    for _ in range(2):
+    for epoch in range(2):
+        first.epoch = again.epoch = other.epoch = epoch
         epochs.append(np.concatenate([first[step][0] for step in range(4)]))
         np.testing.assert_array_equal(epochs[-1], np.concatenate([again[s][0] for s in range(4)]))
         assert not np.array_equal(epochs[-1], np.concatenate([other[s][0] for s in range(4)]))
-        for part in (first, again, other):
-            part.on_epoch_end()
     assert not np.array_equal(epochs[0].max(axis=(1, 2, 3)), epochs[1].max(axis=(1, 2, 3)))
     mirrored = epochs[0][:, 0, 0, 0] == 0
     assert 0 < mirrored.sum() < 16
-    resumed = Batches(numbered(16), 4, seed=7, epoch=1)
-    np.testing.assert_array_equal(epochs[1], np.concatenate([resumed[s][0] for s in range(4)]))
+    later = Batches(numbered(16), 4, seed=7, epoch=1)
+    np.testing.assert_array_equal(epochs[1], np.concatenate([later[s][0] for s in range(4)]))
 
 
 def test_for_judging_each_picture_comes_once_and_what_fills_up_is_ignored():
@@ -177,6 +175,14 @@ def test_too_few_pictures_are_refused():
         Batches(numbered(3), 4, seed=0)
     with pytest.raises(ValueError, match="There are 0 pictures"):
         Batches(numbered(0), 4)
+
+
+def test_a_picture_that_cannot_be_read_is_named():
+    def load(index):
+        raise ValueError("the image cannot be read")
+
+    with pytest.raises(ValueError, match=r"00\d: the image cannot be read"):
+        Batches(numbered(4)._replace(load=load), 2, seed=0)
 
 
 def test_pets_are_those_of_the_paper():

@@ -5,7 +5,9 @@ epoch every place goes through its own pictures in a new order. A process has a 
 epoch and nobody else reads them, all have equally many batches, and what is in a batch does not depend on the number of processes.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +87,7 @@ def _import_data():
 
 
 class Batches(keras.utils.PyDataset):
-    """The part of every batch that one process brings.
+    """The part of every batch that one process brings; its pictures are read at once and kept in memory as uint8.
 
     For training, pictures change from epoch to epoch in order and are mirrored at random, and a last batch that would not be full is
     filled up with pictures of its places. For judging, the order stays, every picture comes once, and what is missing in the last batch is
@@ -97,14 +99,15 @@ class Batches(keras.utils.PyDataset):
         index: int, the number of this process. Defaults to `0`.
         count: int, how many processes there are. Defaults to `1`.
         seed: int of the order and the mirroring, or `None` for judging. Defaults to `None`.
-        epoch: int, how many epochs are done. Defaults to `0`.
+        epoch: int, the epoch from 0 whose order and mirroring they come in. Set the attribute before each epoch: Keras ends
+            one epoch too many, when it builds a model (`on_epoch_end`), so counting would go wrong. Defaults to `0`.
 
     Raises:
-        ValueError: if there are fewer training pictures than places, or none to judge.
+        ValueError: if there are fewer training pictures than places, none to judge, or one can't be read.
     """
 
     def __init__(self, pictures, batch_size, index=0, count=1, seed=None, epoch=0):
-        super().__init__(workers=2, max_queue_size=4)
+        super().__init__(workers=1)  # with more, Keras serves batches of one epoch in the next
         number = len(pictures.names)
         if number < (1 if seed is None else batch_size):
             raise ValueError(
@@ -120,7 +123,9 @@ class Batches(keras.utils.PyDataset):
             if number % batch_size:
                 order = np.concatenate([order, order[number % batch_size : batch_size]])
         self.table = order.reshape(-1, batch_size)  # a row is a batch, a column a place
-        self._decoded = {}
+        mine = sorted(set(self.table[:, self.mine].flat) - {_PADDING})
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            self._decoded = dict(zip(mine, threads.map(self._load, mine), strict=True))
 
     def __len__(self):
         return len(self.table)
@@ -131,16 +136,10 @@ class Batches(keras.utils.PyDataset):
         images, masks = (np.stack(part).astype("float32") for part in zip(*pairs, strict=True))
         return images, masks
 
-    def on_epoch_end(self):
-        """Makes the next epoch another one."""
-        self.epoch += 1
-
     @property
     def names(self):
         """The names of all pictures that this process reads."""
-        return sorted(
-            self.pictures.names[i] for i in set(self.table[:, self.mine].flat) - {_PADDING}
-        )
+        return [self.pictures.names[number] for number in self._decoded]
 
     def _rows(self):
         """The numbers of this process' pictures in this epoch, a row for each batch."""
@@ -149,19 +148,20 @@ class Batches(keras.utils.PyDataset):
             table = np.random.default_rng((self.seed, self.epoch)).permuted(table, axis=0)
         return table[:, self.mine]
 
+    def _load(self, number):
+        try:
+            return self.pictures.load(number)
+        except ValueError as error:
+            raise ValueError(f"{self.pictures.names[number]}: {error}") from error
+
     def _pair(self, number):
         if number == _PADDING:
             square = (self.pictures.size, self.pictures.size)
             return np.zeros((*square, 3), np.uint8), np.full((*square, 1), IGNORE, np.uint8)
-        image, mask = self._load(number)
+        image, mask = self._decoded[number]
         if self.seed is not None and _coin(self.seed, self.epoch, number):
             return image[:, ::-1], mask[:, ::-1]
         return image, mask
-
-    def _load(self, number):
-        if number not in self._decoded:  # as uint8, a quarter of what a batch takes
-            self._decoded[number] = self.pictures.load(number)
-        return self._decoded[number]
 
 
 def _coin(seed, epoch, number):
