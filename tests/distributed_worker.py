@@ -1,16 +1,11 @@
 """`examples/train_distributed.py` with a tiny model: not a test by itself, `test_train_distributed.py` starts it as a process.
 
-It takes the options of the script. At the end of each epoch it writes the weights as this process has them. With DIE_AFTER=2 in the
+It takes the options of the script, and finds it by PYTHONPATH. At the end of each epoch it writes the weights as this process has them. With DIE_AFTER=2 in the
 environment it is killed, as the kernel would, behind the second epoch.
 """
 
 import os
-import pathlib
 import signal
-import sys
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
 
 import numpy as np
 import train_distributed

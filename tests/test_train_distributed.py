@@ -312,6 +312,7 @@ def start(tmp_path_factory):
 
     def run(output, count=1, die=None, **environ):
         environ = os.environ | {
+            "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "tests", "examples")),
             "KERAS_BACKEND": "jax",
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # it compiles more than it computes
@@ -322,7 +323,7 @@ def start(tmp_path_factory):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
-        small = "--size 32 --limit 18 --batch-size 4 --epochs 3 --resume".split()
+        small = ["--size", "32", "--limit", "18", "--batch-size", "4", "--epochs", "3", "--resume"]
         small += ["--output", str(output)]
         started = [
             subprocess.Popen(

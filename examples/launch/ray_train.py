@@ -13,17 +13,14 @@ import pathlib
 import socket
 import sys
 
-import ray
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.collective import broadcast_from_rank_zero
-from ray.train.v2.jax import JaxConfig, JaxTrainer
-
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1]
 
 
 def train_worker(config):
     """What each worker runs: the options of the script, and its place among the others."""
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
     sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
     import train_distributed  # here and not above: it imports Keras, on the backend of the worker
 
@@ -38,13 +35,15 @@ def train_worker(config):
 
 def free_address():
     """The address of this machine with a port that is free now."""
+    import ray
+
     with socket.socket() as probe:
         probe.bind(("", 0))
         return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 def main():
-    """Starts the workers and prints what they scored."""
+    """Starts the workers; the scores are in results.json in the folder of the run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,6 +53,10 @@ def main():
     parser.add_argument("--storage", type=pathlib.Path, default=pathlib.Path("runs/ray"), help="where Ray keeps its own records (default: runs/ray)")  # fmt: skip
     parser.add_argument("options", nargs="*", help="behind --: the options of train_distributed.py")
     arguments = parser.parse_args()
+
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # not needed for --help
+    from ray.train.v2.jax import JaxConfig, JaxTrainer
+
     options = [*arguments.options, "--resume"]  # also the first time: what is not there is begun
     if not any(option.startswith("--output") for option in options):
         options += ["--output", str(pathlib.Path("runs/distributed").resolve())]
@@ -69,7 +72,7 @@ def main():
             worker_runtime_env={"env_vars": {"KERAS_BACKEND": "jax"}},
         ),
     )
-    print(trainer.fit().metrics)
+    trainer.fit()
 
 
 if __name__ == "__main__":
