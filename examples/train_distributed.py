@@ -255,17 +255,46 @@ def parser():
         + "\n".join(f"  {option:14}{', '.join(names)}" for option, names in VARIABLES.items()),
     )
     add = options.add_argument
-    add("--data", help="the directory of the unpacked archives of Oxford-IIIT Pet (default: none, synthetic figures)")  # fmt: skip
-    add("--weights", help="imagenet (Keras downloads), or a file of the encoder without its top (default: random)")  # fmt: skip
+    add(
+        "--data",
+        help="the directory of the unpacked archives of Oxford-IIIT Pet (default: none, synthetic figures)",
+    )
+    add(
+        "--weights",
+        help="imagenet (Keras downloads), or a file of the encoder without its top (default: random)",
+    )
     add("--encoder", default="mobilenetv2", help="default: mobilenetv2")
     add("--size", type=int, default=128, help="side of the pictures (default: 128)")
-    add("--batch-size", type=int, default=16, help="pictures in a batch of all processes together (default: 16)")  # fmt: skip
+    add(
+        "--batch-size",
+        type=int,
+        default=16,
+        help="pictures in a batch of all processes together (default: 16)",
+    )
     add("--epochs", type=int, default=10, help="epochs in all (default: 10)")
-    add("--freeze-epochs", type=int, help="epochs with a frozen encoder (default: 2 with --weights, else 0)")  # fmt: skip
-    add("--learning-rate", type=float, default=1e-3, help="at the start; a fifth of it once the encoder is unfrozen (default: 0.001)")  # fmt: skip
-    add("--limit", type=int, help="at most so many training pictures, and a third as many of the others (default: all pets, 96 figures)")  # fmt: skip
+    add(
+        "--freeze-epochs",
+        type=int,
+        help="epochs with a frozen encoder (default: 2 with --weights, else 0)",
+    )
+    add(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        help="at the start; a fifth of it once the encoder is unfrozen (default: 0.001)",
+    )
+    add(
+        "--limit",
+        type=int,
+        help="at most so many training pictures, and a third as many of the others (default: all pets, 96 figures)",
+    )
     add("--seed", type=int, default=0, help="of weights, order and mirroring (default: 0)")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/distributed"), help="default: runs/distributed")  # fmt: skip
+    add(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/distributed"),
+        help="default: runs/distributed",
+    )
     add("--resume", action="store_true", help="go on with the run in --output, if there is one")
     add("--verbose", type=int, default=0, help="0 (default): a line an epoch; 1: a bar, too")
     add("--processes", type=int, help="how many processes train together (default: 1)")

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import pathlib
-import shlex
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from multihost.batches import Batches, Pictures, figures, pets
 from multihost.processes import Processes, connect, find_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAUNCH = ROOT / "examples" / "launch"
 
 # Who is who
 
@@ -241,61 +239,35 @@ def test_processes_that_disagree_do_not_train(tmp_path, monkeypatch, change, mes
     assert not any(tmp_path.iterdir())
 
 
-# Launch recipes
+@pytest.mark.parametrize(
+    ("done", "calls"),
+    [
+        (0, ["frozen", "fit 0 to 2", "all", "fit 2 to 3"]),
+        (1, ["frozen", "load 1", "fit 1 to 2", "all", "fit 2 to 3"]),
+        (2, ["frozen", "load 2", "all", "fit 2 to 3"]),  # the optimizer of the next stage is new
+        (3, ["all", "load 3"]),
+    ],
+)
+def test_a_run_goes_on_in_the_stage_it_was_in(tmp_path, monkeypatch, done, calls):
+    arguments, run = stub(tmp_path, "--epochs", "3")
+    arguments.freeze_epochs = 2
+    rows, seen = [{"epoch": epoch} for epoch in range(1, done + 1)], []
 
+    class Model:
+        def load_weights(self, path):
+            seen.append(f"load {path.stem.removesuffix('.weights').removeprefix('epoch-')}")
 
-def options_of(words):
-    """The recipe's options as the script understands them."""
-    words = [word.replace("$address", "host:1") for word in words]
-    return train_distributed.parser().parse_args(words)
+        def fit(self, batches, initial_epoch, epochs, **options):
+            seen.append(f"fit {initial_epoch} to {epochs}")
+            rows.extend([{}] * (epochs - initial_epoch))
 
+    def stage(model, arguments, frozen, steps):
+        seen.append("frozen" if frozen else "all")
 
-def test_the_recipe_for_slurm_is_a_script_and_its_options_are_understood():
-    path = LAUNCH / "slurm.sh"
-    subprocess.run(["bash", "-n", path], check=True)
-    joined = path.read_text().replace("\\\n", " ")
-    (line,) = (line for line in joined.splitlines() if line.startswith("srun "))
-    command = line.split(" || ")[0].split("examples/train_distributed.py")[1]
-    arguments = options_of(shlex.split(command))
-    assert arguments.resume
-    assert arguments.address == "host:1"
-    sbatch = dict(
-        line.removeprefix("#SBATCH --").split("=")
-        for line in joined.splitlines()
-        if line.startswith("#SBATCH") and "=" in line
-    )
-    tasks = int(sbatch["nodes"]) * int(sbatch["ntasks-per-node"])
-    assert sbatch["gpus-per-node"] == sbatch["ntasks-per-node"]
-    assert arguments.batch_size % tasks == 0
-
-
-def test_the_recipe_for_kubernetes_fits_together():
-    yaml = pytest.importorskip("yaml")
-    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    environ = {variable["name"]: variable["value"] for variable in container["env"]}
-    assert environ["KERAS_BACKEND"] == "jax"
-    assert spec["completionMode"] == "Indexed"
-    assert spec["completions"] == spec["parallelism"]
-    assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
-    assert pod["subdomain"] == service["metadata"]["name"]
-    arguments = options_of(container["args"])
-    assert arguments.resume
-    for index in range(spec["completions"]):
-        found = find_processes(environ=environ | {"JOB_COMPLETION_INDEX": str(index)})
-        assert found.index == index
-        assert found.count == spec["completions"]
-    host, port = found.address.split(":")
-    assert host == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
-    assert int(port) == container["ports"][0]["containerPort"]
-    assert arguments.batch_size % (spec["completions"]) == 0
-
-
-def test_the_recipe_for_ray_is_python():
-    path = LAUNCH / "ray_train.py"
-    compile(path.read_text(), str(path), "exec")
+    monkeypatch.setattr(train_distributed, "compile_stage", stage)
+    parts = {"train": [0, 0], "validation": [0]}
+    train_distributed.fit(Model(), parts, rows, arguments, run, Processes())
+    assert seen == calls
 
 
 # Processes that train together

@@ -49,8 +49,15 @@ def main():
     )
     parser.add_argument("--workers", type=int, default=2, help="how many processes (default: 2)")
     parser.add_argument("--gpu", action="store_true", help="give each worker a GPU")
-    parser.add_argument("--restarts", type=int, default=3, help="how often to start all of them again (default: 3)")  # fmt: skip
-    parser.add_argument("--storage", type=pathlib.Path, default=pathlib.Path("runs/ray"), help="where Ray keeps its own records (default: runs/ray)")  # fmt: skip
+    parser.add_argument(
+        "--restarts", type=int, default=3, help="how often to start all of them again (default: 3)"
+    )
+    parser.add_argument(
+        "--storage",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/ray"),
+        help="where Ray keeps its own records (default: runs/ray)",
+    )
     parser.add_argument("options", nargs="*", help="behind --: the options of train_distributed.py")
     arguments = parser.parse_args()
 
