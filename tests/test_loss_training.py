@@ -108,3 +108,25 @@ def test_models_of_any_image_size_train(loss):
         weights = np.array([1.0, 2.0, 0.5])
         history = model.fit(images, images > 0.5, sample_weight=weights, batch_size=2, verbose=0)
         assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "same"), [(DiceLoss(average="image"), True), (FocalLoss(), True), (DiceLoss(), False)]
+)
+def test_accumulated_gradients_are_those_of_the_whole_batch_if_the_loss_is_a_mean(loss, same):
+    random = np.random.default_rng(0)
+    images = random.random((4, 8, 8, 1), "float32")
+    masks = images > np.array([0.1, 0.3, 0.6, 0.9])[:, None, None, None]
+
+    def trained(batch_size, accumulated):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, keras.layers.Conv2D(1, 3, activation="sigmoid")(inputs))
+        sgd = keras.optimizers.SGD(1.0, gradient_accumulation_steps=accumulated)
+        model.compile(sgd, loss)
+        cropped = masks[:, 1:-1, 1:-1]
+        model.fit(images, cropped, batch_size=batch_size, shuffle=False, verbose=0)
+        return np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+    difference = np.abs(trained(4, None) - trained(2, 2)).max()
+    assert (difference < 1e-6) == same

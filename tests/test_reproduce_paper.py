@@ -574,7 +574,7 @@ def command(output, *arguments):
     ]
 
 
-SMALL = ("--models", "unet", "--size", "32", "--epochs", "8", "--limit", "24")
+SMALL = ("--models", "unet", "--size", "32", "--epochs", "4", "--limit", "24")
 
 
 @pytest.mark.slow
@@ -597,7 +597,7 @@ def test_an_interrupted_and_a_killed_process_resume_to_the_same_result(tmp_path)
             time.sleep(0.05)
         process.send_signal(how)
         assert process.wait(300) == status
-        assert epochs() < 8
+        assert epochs() < 4
         options = ["--resume"]
     assert start("stopped", "--resume").wait(300) == 0
     assert start("whole", *SMALL).wait(300) == 0

@@ -3,24 +3,28 @@
     python tools/results.py --studies runs/study --pets runs/pets --authors logs/ --data oxford_pets/
 
 For each run, `docs/results/` gets its `results.json` and its history as they are; for each study, its table; for each of the paper's
-models, its curves with the authors' own behind them. `--authors` is the directory of the authors' logs (`munet.csv`, ...).
+models, its curves with the authors' own behind them. `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study
+"claim" is written into README.md and the results page, where its marks are.
 """
 
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import sys
 import types
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from paper import pictures  # noqa: E402
 from paper.figures import PANELS, PICTURES, save  # noqa: E402
+from paper.published import PUBLISHED  # noqa: E402
 from paper.recipes import MODELS  # noqa: E402
 from paper.training import best_epoch, read_history  # noqa: E402
 from study import STUDIES, read, stored, table  # noqa: E402
@@ -30,6 +34,12 @@ from tl_unet import plotting  # noqa: E402
 RESULTS = ROOT / "docs" / "results"
 PAPER_RATE = 1e-5
 AUTHORS_COLUMNS = {"dice_coef": "dice", "binary_accuracy": "accuracy", "iou": "iou"}
+
+
+# The frozen encoders' top-1 accuracy on ImageNet, in percent, as the documentation of Keras Applications lists it.
+IMAGENET = {"vunet": 71.3, "dunet": 75.0, "runet": 74.9, "munet": 71.3}
+PAGES = (ROOT / "README.md", RESULTS / "index.md")
+NAME = "claim: python tools/results.py"
 
 
 def authors_history(path):
@@ -91,6 +101,18 @@ def prediction_figure(name, studies, data):
         images, masks, names = pictures.examples(parts, PICTURES)
         figure = plotting.prediction_panel(images, masks, columns, names=names)
         save(figure, RESULTS / name / "predictions.png")
+        (RESULTS / name / "predictions.md").write_text(spread(columns), encoding="utf-8")
+
+
+def spread(columns):
+    """How a model's probabilities are spread over the pictures of the figure: a dead last stage has one value for all of the animal."""
+    lines = ["| model | least | greatest | pixels within 0.001 of the greatest |"]
+    lines.append("| --- | ---: | ---: | ---: |")
+    for title, probabilities in columns.items():
+        least, greatest = probabilities.min(), probabilities.max()
+        share = (probabilities > greatest - 1e-3).mean()
+        lines.append(f"| {title} | {least:.4f} | {greatest:.4f} | {share:.0%} |")
+    return "\n".join([*lines, ""])
 
 
 def dots(name, studies, title):
@@ -106,6 +128,8 @@ def dots(name, studies, title):
             ]
         )
     ]
+    if not rows:
+        return
     figure = Figure(figsize=(7, 0.42 * len(rows) + 1.1), layout="constrained", dpi=110)
     axes = figure.subplots()
     for height, (_, values) in enumerate(rows):
@@ -117,6 +141,72 @@ def dots(name, studies, title):
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.3)
     save(figure, RESULTS / name / "iou.png")
+
+
+def first_run(study, row, studies):
+    """What a row found with the study's first seed, or `None`."""
+    return read(studies / study / f"{row.name}-seed{STUDIES[study].seeds[0]}", row)
+
+
+def summary(studies):
+    """The study "claim" in short, as Markdown: the paper's scores beside ours."""
+    lines = [
+        "| model | soft Dice, paper | soft Dice, ours | IoU, validation | IoU, test | epochs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in STUDIES["claim"].rows:
+        run = first_run("claim", row, studies)
+        cells = ["not run here"] * 3 + ["–"]
+        if run:
+            best = run["validation"]
+            cells = [f"{best['dice']:.3f}", f"{best['hard_iou']:.3f}", f"{run['test']['hard_iou']:.3f}"]  # fmt: skip
+            cells += [f"{run['best_epoch']} of {run['epochs']}"]
+        paper = f"{PUBLISHED[row.model].table1[0]:.3f}"
+        lines.append(f"| {MODELS[row.model].title} | {paper} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_marked(path, content):
+    """Puts text between the marks of a page."""
+    start, end = f"<!-- {NAME} -->", "<!-- end of claim -->"
+    text = path.read_text(encoding="utf-8")
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise SystemExit(f"{path} lacks the marks {start} and {end}.")
+    pattern = re.escape(start) + ".*?" + re.escape(end)
+    marked = re.sub(pattern, lambda _: f"{start}\n{content}\n{end}", text, flags=re.DOTALL)
+    path.write_text(marked, encoding="utf-8")
+
+
+def ranks(studies):
+    """Whether the accuracy of frozen encoders on ImageNet goes with their scores in a U-Net: rank correlations, as Markdown."""
+    ours = {
+        study: {
+            row.model: run["validation"]["hard_iou"]
+            for row in STUDIES[study].rows
+            if row.model in IMAGENET and (run := first_run(study, row, studies))
+        }
+        for study in ("claim", "corrected")
+    }
+    scores = {
+        "paper, validation Dice (soft)": {n: PUBLISHED[n].table1[0] for n in IMAGENET},
+        "paper, test Dice (soft)": {n: PUBLISHED[n].test[0] for n in IMAGENET},
+        "ours, the paper's recipe, validation IoU": ours["claim"],
+        "ours, corrected recipe, validation IoU": ours["corrected"],
+    }
+    titles = [f"{MODELS[name].title} ({accuracy} %)" for name, accuracy in IMAGENET.items()]
+    lines = [f"| score | {' | '.join(titles)} | rank correlation |"]
+    lines.append(f"| --- |{' ---: |' * (len(titles) + 1)}")
+    for what, found in scores.items():
+        cells = [f"{found[name]:.3f}" if name in found else "not run here" for name in IMAGENET]
+        lines.append(f"| {what} | {' | '.join(cells)} | {_rank_correlation(found)} |")
+    return "\n".join([*lines, ""])
+
+
+def _rank_correlation(scores):
+    accuracies = [IMAGENET[name] for name in scores]
+    if len(set(accuracies)) < 2:
+        return "none: no two differ on ImageNet"
+    return f"{spearmanr(accuracies, list(scores.values())).statistic:+.2f}, of {len(scores)}"
 
 
 def pets(folder):
@@ -156,6 +246,9 @@ def main():
                 prediction_figure(name, arguments.studies, arguments.data)
             else:
                 dots(name, arguments.studies, STUDIES[name].question)
+        for page in PAGES:
+            write_marked(page, summary(arguments.studies))
+        (RESULTS / "ranks.md").write_text(ranks(arguments.studies), encoding="utf-8")
     if arguments.pets:
         pets(arguments.pets)
 

@@ -1,0 +1,44 @@
+"""The tool that collects the studies' runs for the pages: its short table, its rank correlations, and where it writes them."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+import results
+from test_study_and_pets import finished
+
+
+def test_the_short_table_has_the_papers_scores_beside_ours(tmp_path):
+    finished(tmp_path / "claim" / "munet-seed0", "munet", 0.7)
+    lines = results.summary(tmp_path).splitlines()
+    assert "| M-Unet | 0.801 | 0.500 | 0.700 | 0.700 | 2 of 3 |" in lines
+    assert "| R-Unet | 0.757 | not run here | not run here | not run here | – |" in lines
+
+
+def test_ranks_are_correlated_where_encoders_differ_on_imagenet(tmp_path):
+    for name, iou in (("vunet", 0.6), ("munet", 0.7)):
+        finished(tmp_path / "claim" / f"{name}-seed0", name, iou)
+        finished(tmp_path / "corrected" / f"{name}-seed0", name, iou)
+    finished(tmp_path / "corrected" / "dunet-seed0", "dunet", 0.8)
+    _, _, paper, _, equal, three = results.ranks(tmp_path).splitlines()
+    assert paper.endswith("| -0.21, of 4 |")
+    assert equal.endswith("| none: no two differ on ImageNet |")
+    assert three.endswith("| +0.87, of 3 |")
+
+
+def test_only_what_is_between_the_marks_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n<!-- {results.NAME} -->\nold\n<!-- end of claim -->\nbelow\n")
+    results.write_marked(page, "new")
+    assert (
+        page.read_text() == f"above\n<!-- {results.NAME} -->\nnew\n<!-- end of claim -->\nbelow\n"
+    )
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        results.write_marked(page, "new")
+
+
+def test_a_dead_last_stage_shows_in_the_spread_of_the_probabilities():
+    dead = np.where(np.arange(10) < 4, 0.5122, 0.0)
+    assert "| M | 0.0000 | 0.5122 | 40% |" in results.spread({"M": dead})
