@@ -2,7 +2,7 @@
 
 A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
 then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, and evaluated once on the test
-images, with and without averaging over the mirrored picture.
+images: as it is, averaged over the mirrored picture, and over both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5
@@ -47,6 +47,12 @@ FAST = (
     Stage("decoder", size=96, epochs=2, learning_rate=1e-3, frozen=True),
     Stage("small", size=128, epochs=5, learning_rate=3e-4, frozen=False),
 )
+# Test-time augmentation, by its name in the results.
+VIEWS = {
+    "plain": False,
+    "mirrored": "horizontal_flip",
+    "mirrored and scaled": ("horizontal_flip", "scale"),
+}
 
 
 def build_model(weights):
@@ -157,17 +163,18 @@ def fit_stage(model, stage, arguments):
     return history
 
 
-def evaluate(model, dataset):
-    """Scores of a model as it is, and averaged over the mirrored picture."""
+def evaluate(model, dataset, part):
+    """Scores of a model as it is, and averaged over views of each picture."""
     scores = {}
-    for name, augment in (("plain", False), ("mirrored", "horizontal_flip")):
+    for name, augment in VIEWS.items():
         judges = metrics()
         for images, masks in dataset:
             masks_found = tl_unet.predict_augmented(model, images, augment, len(images))
             for judge in judges:
                 judge.update_state(masks, masks_found)
         scores[name] = {judge.name: float(judge.result()) for judge in judges}
-        print(name, " ".join(f"{key} {value:.4f}" for key, value in scores[name].items()))
+        found = " ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
+        print(f"{part}, {name}: {found}", flush=True)
     return scores
 
 
@@ -237,7 +244,7 @@ def main():
         folder = tl_unet.data.image_mask_dataset(
             *arguments.evaluate, size=arguments.size, labels=arguments.labels
         )
-        evaluate(keras.saving.load_model(path, compile=False), folder.dataset)
+        evaluate(keras.saving.load_model(path, compile=False), folder.dataset, "Folder")
         return
     if arguments.output.exists() and any(arguments.output.iterdir()) and not arguments.resume:
         parser.error(
@@ -256,7 +263,9 @@ def main():
         "limit": arguments.limit,
         "seconds": sum(sum(history["seconds"]) for history in histories.values()),
         "validation_iou": {name: history["val_iou"] for name, history in histories.items()},
-        "test": evaluate(model, data["test"].dataset),
+        # The way to average is chosen by the validation pictures, as the epoch is.
+        "validation": evaluate(model, data["validation"].dataset, "Validation"),
+        "test": evaluate(model, data["test"].dataset, "Test"),
     }
     write_json(arguments.output / "results.json", results)
 
