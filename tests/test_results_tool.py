@@ -41,4 +41,5 @@ def test_only_what_is_between_the_marks_is_replaced(tmp_path):
 
 def test_a_dead_last_stage_shows_in_the_spread_of_the_probabilities():
     dead = np.where(np.arange(10) < 4, 0.5122, 0.0)
-    assert "| M | 0.0000 | 0.5122 | 40% |" in results.spread({"M": dead})
+    text = results.spread({"M": dead}, {"M": (np.array([-0.2, -0.9, -0.5]), 0.0486)})
+    assert "| M | 0.0000 | 0.5122 | 40% | 0.5121 | 0 positive, 3 negative |" in text

@@ -15,6 +15,7 @@ import shutil
 import sys
 import types
 
+import keras
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -90,28 +91,49 @@ def collect(name, studies, authors):
 
 def prediction_figure(name, studies, data):
     """What the models of a study predict for the same test pictures, side by side."""
-    columns = {}
+    columns, heads = {}, {}
     for row in STUDIES[name].rows:
         folder = studies / name / f"{row.name}-seed{STUDIES[name].seeds[0]}"
         if read(folder, row):
-            columns[MODELS[row.model].title] = np.load(folder / "predictions" / f"{row.model}.npy")
+            title = MODELS[row.model].title
+            columns[title] = np.load(folder / "predictions" / f"{row.model}.npy")
+            heads[title] = head(folder / "models" / f"{row.model}.keras")
             options = stored(folder)["configuration"]
     if columns:
         parts = pictures.load(types.SimpleNamespace(**options | {"data": data}))
         images, masks, names = pictures.examples(parts, PICTURES)
         figure = plotting.prediction_panel(images, masks, columns, names=names)
         save(figure, RESULTS / name / "predictions.png")
-        (RESULTS / name / "predictions.md").write_text(spread(columns), encoding="utf-8")
+        (RESULTS / name / "predictions.md").write_text(spread(columns, heads), encoding="utf-8")
 
 
-def spread(columns):
-    """How a model's probabilities are spread over the pictures of the figure: a dead last stage has one value for all of the animal."""
-    lines = ["| model | least | greatest | pixels within 0.001 of the greatest |"]
-    lines.append("| --- | ---: | ---: | ---: |")
+def head(path):
+    """The weights and the bias of a saved model's last layer."""
+    kernel, bias = keras.saving.load_model(path, compile=False).get_layer("logits").get_weights()
+    return kernel.ravel(), float(bias[0])
+
+
+def spread(columns, heads):
+    """How the probabilities are spread over the pictures of the figure: a dead last stage has one value, its bias', for all of the animal.
+
+    Args:
+        columns: arrays of probabilities by the model's title.
+        heads: as many pairs of the head's weights and bias.
+
+    Returns:
+        Markdown.
+    """
+    lines = ["| model | least | greatest | pixels within 0.001 of the greatest | sigmoid of the head's bias | weights of the head |"]  # fmt: skip
+    lines.append("| --- | ---: | ---: | ---: | ---: | --- |")
     for title, probabilities in columns.items():
         least, greatest = probabilities.min(), probabilities.max()
         share = (probabilities > greatest - 1e-3).mean()
-        lines.append(f"| {title} | {least:.4f} | {greatest:.4f} | {share:.0%} |")
+        kernel, bias = heads[title]
+        signs = f"{(kernel > 0).sum()} positive, {(kernel < 0).sum()} negative"
+        alone = 1 / (1 + np.exp(-bias))
+        lines.append(
+            f"| {title} | {least:.4f} | {greatest:.4f} | {share:.0%} | {alone:.4f} | {signs} |"
+        )
     return "\n".join([*lines, ""])
 
 
