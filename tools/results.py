@@ -138,13 +138,13 @@ def spread(columns, heads):
 
 
 def dots(name, studies, title):
-    """The test IoU of each row of a study: a dot a seed, a bar at their mean."""
+    """The test scores of each row of a study: a dot a seed, a bar at their mean."""
     rows = [
-        (row.name, [run["test"]["hard_iou"] for run in runs])
+        (row.name, runs)
         for row in STUDIES[name].rows
         if (
             runs := [
-                run
+                run["test"]
                 for seed in STUDIES[name].seeds
                 if (run := read(studies / name / f"{row.name}-seed{seed}", row))
             ]
@@ -152,17 +152,22 @@ def dots(name, studies, title):
     ]
     if not rows:
         return
-    figure = Figure(figsize=(7, 0.42 * len(rows) + 1.1), layout="constrained", dpi=110)
-    axes = figure.subplots()
-    for height, (_, values) in enumerate(rows):
-        axes.plot(values, [height] * len(values), "o", color="#1f77b4", alpha=0.8)
-        axes.plot(np.mean(values), height, "|", color="#d95f02", markersize=22, markeredgewidth=2.5)
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("test IoU over the data set, threshold 0.5 (a dot a seed; the bar is the mean)")
-    axes.set_title(title)
-    axes.grid(axis="x", alpha=0.3)
-    save(figure, RESULTS / name / "iou.png")
+    figure = Figure(figsize=(9, 0.4 * len(rows) + 1.3), layout="constrained", dpi=100)
+    panels = figure.subplots(1, 2, sharey=True)
+    scores = {"hard_iou": "test IoU over the data set, threshold 0.5", "dice": "test soft Dice"}
+    for panel, (score, label) in zip(panels, scores.items(), strict=True):
+        for height, (_, runs) in enumerate(rows):
+            values = [run[score] for run in runs]
+            panel.plot(values, [height] * len(values), "o", color="#1f77b4", alpha=0.8)
+            panel.plot(
+                np.mean(values), height, "|", color="#d95f02", markersize=22, markeredgewidth=2.5
+            )
+        panel.set_xlabel(label)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(rows)), [label for label, _ in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.suptitle(f"{title}\n(a dot a seed, the bar is the mean)", fontsize=10)
+    save(figure, RESULTS / name / "scores.png")
 
 
 def first_run(study, row, studies):
