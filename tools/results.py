@@ -224,6 +224,8 @@ def ranks(studies):
     lines = [f"| score | {' | '.join(titles)} | rank correlation |"]
     lines.append(f"| --- |{' ---: |' * (len(titles) + 1)}")
     for what, found in scores.items():
+        if not found:
+            continue
         cells = [f"{found[name]:.3f}" if name in found else "not run here" for name in IMAGENET]
         lines.append(f"| {what} | {' | '.join(cells)} | {_rank_correlation(found)} |")
     return "\n".join([*lines, ""])
