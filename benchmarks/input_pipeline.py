@@ -14,23 +14,16 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+from worker import seconds_of
 
 import tl_unet
 from tl_unet.data import oxford_pets
 from tl_unet.runs import write_json
-
-
-def seconds(call):
-    """How long a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def sources(arguments, folder):
@@ -89,8 +82,8 @@ def main(argv=None):
         for number in range(-1, arguments.rounds):
             for name, data in found.items():
                 taken = data.take(arguments.steps)
-                fit = seconds(lambda taken=taken: model.fit(taken, verbose=0))
-                idle = seconds(lambda taken=taken: sum(1 for _ in taken))
+                fit = seconds_of(lambda taken=taken: model.fit(taken, verbose=0))
+                idle = seconds_of(lambda taken=taken: sum(1 for _ in taken))
                 if number >= 0:  # the first round traces graphs and fills caches
                     times.setdefault(name, []).append(fit / arguments.steps)
                     alone.setdefault(name, []).append(idle / arguments.steps)

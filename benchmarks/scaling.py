@@ -1,13 +1,13 @@
 """Measures how time and memory grow with the picture, the batch and the number of pictures, and what the paper's U-Net needs to train.
 
-    python benchmarks/scaling.py                     # some twenty minutes, on an idle machine
+    python benchmarks/scaling.py                     # on an idle machine
     python benchmarks/scaling.py --quick             # a try: small points only; no result
 
 Every point is a process of its own: the median seconds of a few repeats, and the most memory that the process had above what it had before the model was built.
 Weights are random: they don't change the cost. The growth is the slope of a straight line through the logarithms of the upper points, from an eighth of the
 largest value on: 1 is linear in the number of pixels, pictures of a batch, or pictures of a data set.
 
-A measured point is kept in the JSON file and skipped by the next run; the table and the figure are written beside it and on the page.
+A measured point is kept in the JSON file and skipped by the next run; the table (.md) and the figure (.png) are written beside it.
 """
 
 import argparse
@@ -18,15 +18,13 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from worker import peak_memory
+from worker import peak_memory, seconds_of
 
 HERE = Path(__file__).resolve().parent
-GUIDES = HERE.parent / "docs" / "guides"
 LIGHT = {"encoder": "mobilenetv2", "decoder_filters": [256, 128, 64, 32, 16]}
 # What grows, its values, and what stays as it is.
 AXES = {
@@ -88,7 +86,7 @@ def measure(task, repeats):
         "predict": lambda: model.predict_on_batch(images),
     }[task["work"]]
     call()  # traces the graph
-    seconds = [_seconds(call) for _ in range(repeats)]
+    seconds = [seconds_of(call) for _ in range(repeats)]
     return {"seconds": statistics.median(seconds), "bytes": peak_memory() - before}
 
 
@@ -110,19 +108,14 @@ def _data(task, repeats):
         labels={0: 0, 255: 1},
         verify=False,
     )
-    seconds = [_seconds(lambda: sum(len(image) for image, _ in train.dataset))]
+    seconds = [seconds_of(lambda: sum(len(image) for image, _ in train.dataset))]
     if task["work"] == "next pass":
         seconds = [
-            _seconds(lambda: sum(len(image) for image, _ in train.dataset)) for _ in range(repeats)
+            seconds_of(lambda: sum(len(image) for image, _ in train.dataset))
+            for _ in range(repeats)
         ]
     shutil.rmtree(folder)
     return {"seconds": statistics.median(seconds), "bytes": peak_memory() - before}
-
-
-def _seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def curve(document, axis, work, key):
@@ -130,7 +123,7 @@ def curve(document, axis, work, key):
     found = []
     for value in AXES[axis][0]:
         point = document["points"].get(f"{axis} {value} {work}")
-        if point:
+        if point and key in point:
             found.append((value**2 if axis == "side" else value, point[key]))
     return np.array(found, "float64").T
 
@@ -214,9 +207,7 @@ def main(argv=None):
     )
     parser.add_argument("--quick", action="store_true", help="a few small points: shows that it works")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="of each point; default: 3")
-    parser.add_argument("--json", type=Path, default=HERE / "results" / "scaling.json")
-    parser.add_argument("--table", type=Path, default=GUIDES / "cost-growth-table.md")
-    parser.add_argument("--figure", type=Path, default=GUIDES / "cost-growth.png")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/scaling.json, with --quick scaling-quick.json")  # fmt: skip
     parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.point:
@@ -224,6 +215,8 @@ def main(argv=None):
         return
     if arguments.repeats < 1:
         parser.error("--repeats must be positive")
+    name = "scaling-quick.json" if arguments.quick else "scaling.json"
+    arguments.json = arguments.json or HERE / "results" / name
 
     from importlib.metadata import version
 
@@ -262,11 +255,12 @@ def main(argv=None):
             document["points"][name] = json.loads(child.stdout.splitlines()[-1])
         write_json(arguments.json, document)
         print(name, document["points"][name], flush=True)
-    with replacing(arguments.table) as beside:
+    text, picture = arguments.json.with_suffix(".md"), arguments.json.with_suffix(".png")
+    with replacing(text) as beside:
         beside.write_text(table(document), encoding="utf-8")
-    with replacing(arguments.figure) as beside:
+    with replacing(picture) as beside:
         figure(document).savefig(beside)
-    print(f"{arguments.table}, {arguments.figure}: written")
+    print(f"{text}, {picture}: written")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def seconds_of(call) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def main():
     """Serve until the standard input ends."""
     begun = time.perf_counter()

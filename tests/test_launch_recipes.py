@@ -3,6 +3,7 @@
 import pathlib
 import shlex
 import subprocess
+import sys
 
 import pytest
 import train_distributed
@@ -60,6 +61,9 @@ def test_the_recipe_for_kubernetes_fits_together():
     assert arguments.batch_size % (spec["completions"]) == 0
 
 
-def test_the_recipe_for_ray_is_python():
-    path = LAUNCH / "ray_train.py"
-    compile(path.read_text(), str(path), "exec")
+def test_the_recipe_for_ray_explains_itself_without_ray():
+    done = subprocess.run(
+        [sys.executable, LAUNCH / "ray_train.py", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "behind --: the options of train_distributed.py" in " ".join(done.stdout.split())

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("scipy")
 
 import results
+from marks import insert
 from test_study_and_pets import finished
 
 
@@ -27,16 +28,19 @@ def test_ranks_are_correlated_where_encoders_differ_on_imagenet(tmp_path):
     assert three.endswith("| +0.87, of 3 |")
 
 
-def test_only_what_is_between_the_marks_is_replaced(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"above\n<!-- {results.NAME} -->\nold\n<!-- end of claim -->\nbelow\n")
-    results.write_marked(page, "new")
-    assert (
-        page.read_text() == f"above\n<!-- {results.NAME} -->\nnew\n<!-- end of claim -->\nbelow\n"
-    )
-    page.write_text("no marks")
-    with pytest.raises(SystemExit, match="lacks the marks"):
-        results.write_marked(page, "new")
+def test_only_what_is_between_the_marks_is_replaced():
+    page = "above\n{0}\n{2}\n{1}\nbelow\n".format
+    text = insert(page(results.START, results.END, "old"), results.START, results.END, "new")
+    assert text == page(results.START, results.END, "new")
+    for wrong in ("no marks", 2 * text):
+        with pytest.raises(SystemExit, match="lacks the marks"):
+            insert(wrong, results.START, results.END, "new")
+
+
+def test_the_pages_have_the_marks_once():
+    for page in results.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert insert(text, results.START, results.END, "new") != text
 
 
 def test_a_dead_last_stage_shows_in_the_spread_of_the_probabilities():

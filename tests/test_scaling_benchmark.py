@@ -34,6 +34,7 @@ def test_a_side_counts_as_its_pixels(document):
 
 def test_table_and_figure_show_what_was_measured_and_what_failed(document, tmp_path):
     document["points"]["paper float32, batches of 8"] = {"error": "ended with status -9"}
+    document["points"]["side 512 step"] = {"error": "ended with status -9"}
     text = scaling.table(document)
     assert "| pictures of a batch | step | 1.00 | 2.00 |" in text
     assert "| float32, batches of 4 | 0.02 | 0.10 |" in text
@@ -49,10 +50,9 @@ def test_measured_points_are_not_measured_again_and_settings_do_not_mix(
     monkeypatch.setattr(scaling.subprocess, "run", lambda *_, **__: pytest.fail("measured again"))
     record = tmp_path / "x.json"
     record.write_text(json.dumps(document))
-    run = ["--json", str(record), "--table", str(tmp_path / "t.md")]
-    run += ["--figure", str(tmp_path / "f.png")]
+    run = ["--json", str(record)]
     scaling.main(run)
-    assert "growth of the time" in (tmp_path / "t.md").read_text()
-    assert (tmp_path / "f.png").is_file()
+    assert "growth of the time" in (tmp_path / "x.md").read_text()
+    assert (tmp_path / "x.png").is_file()
     with pytest.raises(SystemExit):
         scaling.main([*run, "--quick"])

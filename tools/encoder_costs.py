@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import pathlib
-import re
 import statistics
 import time
 
@@ -28,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from marks import insert
 
 import tl_unet
 
@@ -141,14 +141,6 @@ def table(document):
     return "\n".join(["", caption, "", HEADER, *lines, ""])
 
 
-def insert(text, content):
-    """The text with what is between the two markers replaced."""
-    pattern = re.escape(START) + ".*?" + re.escape(END)
-    if not re.search(pattern, text, flags=re.DOTALL):
-        raise SystemExit(f"The page lacks the markers {START} and {END}.")
-    return re.sub(pattern, lambda _: f"{START}\n{content}\n{END}", text, flags=re.DOTALL)
-
-
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -193,7 +185,7 @@ def main():
         print(f"{number}/{len(names)} {name}: {time.perf_counter() - start:.0f} s", flush=True)
     if arguments.page:
         page = pathlib.Path(arguments.page)
-        page.write_text(insert(page.read_text(), table(document)))
+        page.write_text(insert(page.read_text(), START, END, table(document)))
         print(f"{page}: written")
     else:
         print(table(document))

@@ -5,7 +5,8 @@ encoder to count its parameters, which takes some minutes.
 """
 
 import pathlib
-import re
+
+from marks import insert
 
 import tl_unet
 
@@ -54,12 +55,6 @@ def row(spec, encoder):
     )
 
 
-def insert(text, table):
-    """The text with what is between the two markers replaced."""
-    pattern = re.escape(START) + ".*?" + re.escape(END)
-    return re.sub(pattern, lambda _: f"{START}\n{table}\n{END}", text, flags=re.DOTALL)
-
-
 def main():
     """Builds every encoder and rewrites both files."""
     import keras
@@ -73,7 +68,7 @@ def main():
     tables = {"README.md": short_table(), "docs/encoders.md": "\n".join([HEADER, *rows])}
     for file, table in tables.items():
         path = ROOT / file
-        path.write_text(insert(path.read_text(), table))
+        path.write_text(insert(path.read_text(), START, END, table))
         print(f"{file}: written")
 
 

@@ -10,13 +10,13 @@ models, its curves with the authors' own behind them. `--authors` is the directo
 import argparse
 import json
 import pathlib
-import re
 import shutil
 import sys
 import types
 
 import keras
 import numpy as np
+from marks import insert
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from paper import pictures  # noqa: E402
 from paper.figures import PANELS, PICTURES, save  # noqa: E402
+from paper.files import write_text  # noqa: E402
 from paper.published import PUBLISHED  # noqa: E402
 from paper.recipes import MODELS  # noqa: E402
 from paper.training import best_epoch, read_history  # noqa: E402
@@ -40,7 +41,7 @@ AUTHORS_COLUMNS = {"dice_coef": "dice", "binary_accuracy": "accuracy", "iou": "i
 # The frozen encoders' top-1 accuracy on ImageNet, in percent, as the documentation of Keras Applications lists it.
 IMAGENET = {"vunet": 71.3, "dunet": 75.0, "runet": 74.9, "munet": 71.3}
 PAGES = (ROOT / "README.md", RESULTS / "index.md")
-NAME = "claim: python tools/results.py"
+START, END = "<!-- claim: python tools/results.py -->", "<!-- end of claim -->"
 
 
 def authors_history(path):
@@ -73,7 +74,7 @@ def collect(name, studies, authors):
     """Copies and draws what there is of a study."""
     target = RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
-    (target / "table.md").write_text(table(name, studies))
+    write_text(target / "table.md", table(name, studies))
     for row in STUDIES[name].rows:
         for seed in STUDIES[name].seeds:
             run = f"{row.name}-seed{seed}"
@@ -104,7 +105,7 @@ def prediction_figure(name, studies, data):
         images, masks, names = pictures.examples(parts, PICTURES)
         figure = plotting.prediction_panel(images, masks, columns, names=names)
         save(figure, RESULTS / name / "predictions.png")
-        (RESULTS / name / "predictions.md").write_text(spread(columns, heads), encoding="utf-8")
+        write_text(RESULTS / name / "predictions.md", spread(columns, heads))
 
 
 def head(path):
@@ -193,17 +194,6 @@ def summary(studies):
     return "\n".join(lines)
 
 
-def write_marked(path, content):
-    """Puts text between the marks of a page."""
-    start, end = f"<!-- {NAME} -->", "<!-- end of claim -->"
-    text = path.read_text(encoding="utf-8")
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise SystemExit(f"{path} lacks the marks {start} and {end}.")
-    pattern = re.escape(start) + ".*?" + re.escape(end)
-    marked = re.sub(pattern, lambda _: f"{start}\n{content}\n{end}", text, flags=re.DOTALL)
-    path.write_text(marked, encoding="utf-8")
-
-
 def ranks(studies):
     """Whether the accuracy of frozen encoders on ImageNet goes with their scores in a U-Net: rank correlations, as Markdown."""
     ours = {
@@ -276,8 +266,9 @@ def main():
             else:
                 dots(name, arguments.studies, STUDIES[name].question)
         for page in PAGES:
-            write_marked(page, summary(arguments.studies))
-        (RESULTS / "ranks.md").write_text(ranks(arguments.studies), encoding="utf-8")
+            text = page.read_text(encoding="utf-8")
+            write_text(page, insert(text, START, END, summary(arguments.studies)))
+        write_text(RESULTS / "ranks.md", ranks(arguments.studies))
     if arguments.pets:
         pets(arguments.pets)
 

@@ -69,6 +69,8 @@ class TrainingOptions:
 
     Raises:
         ValueError: if an option has no such value, or two contradict each other.
+        ImportError: if the encoder is a KerasHub preset and keras-hub is not installed.
+        FileNotFoundError: if that preset is not on this machine and could not be downloaded.
 
     Example:
 
