@@ -91,11 +91,11 @@ STUDIES = {
         "--preset paper --recipe corrected --mixed-precision --size 96",
         (0,),
         (
-            Row("vunet", "vunet", "--epochs 4"),
-            Row("vunet-finetuned", "vunet-finetuned", "--epochs 4"),
-            Row("dunet", "dunet", "--epochs 5"),
-            Row("runet", "runet", "--epochs 5"),
-            Row("munet", "munet", "--epochs 5"),
+            Row("vunet", "vunet", "--epochs 3"),
+            Row("vunet-finetuned", "vunet-finetuned", "--epochs 3"),
+            Row("dunet", "dunet", "--epochs 4"),
+            Row("runet", "runet", "--epochs 4"),
+            Row("munet", "munet", "--epochs 4"),
         ),
         published=True,
     ),
@@ -119,7 +119,7 @@ STUDIES = {
     ),
     "questions": Study(
         "Does another loss, another optimizer or augmentation help M-Unet?",
-        "--preset paper --recipe corrected --size 64 --epochs 4 --mixed-precision",
+        "--preset paper --recipe corrected --size 48 --epochs 4 --mixed-precision",
         (0,),
         (
             Row("dice", "munet", ""),
@@ -132,9 +132,9 @@ STUDIES = {
     ),
     "rate": Study(
         "What does the paper's own learning rate of 1e-5 reach in its 50 epochs?",
-        "--preset paper --recipe paper --mixed-precision",
+        "--preset paper --recipe paper --mixed-precision --size 32",
         (0,),
-        (Row("vunet", "vunet", "--size 32"), Row("munet", "munet", "--size 48")),
+        (Row("vunet", "vunet", ""), Row("munet", "munet", "")),
         published=True,
     ),
 }  # fmt: skip
