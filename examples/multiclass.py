@@ -66,7 +66,7 @@ def load_data(arguments):
 
 def build_model(arguments, classes):
     """A U-Net with a slim decoder, since the decoder is what costs time on a processor."""
-    model = tl_unet.build_unet(
+    return tl_unet.build_unet(
         "mobilenetv2",
         freeze=arguments.weights is not None,
         weights=arguments.weights,
@@ -75,12 +75,6 @@ def build_model(arguments, classes):
         normalization="batch",
         upsampling="nearest",
     )
-    if arguments.weights is None:
-        # MobileNetV2 moves its statistics by a thousandth a step: too slow for the few hundred steps of a run from scratch.
-        for layer in model.get_layer("encoder").layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.9
-    return model
 
 
 def fit(model, parts, names, arguments):
@@ -102,7 +96,10 @@ def fit(model, parts, names, arguments):
         if not epochs:
             continue
         if stage == "all":
-            tl_unet.unfreeze_encoder(model, batch_norm=arguments.weights is None)
+            # MobileNetV2 moves its statistics by a thousandth a step: too slow for the few hundred steps of a run from scratch.
+            random = arguments.weights is None
+            momentum = 0.9 if random else None
+            tl_unet.unfreeze_encoder(model, batch_norm=random, batch_norm_momentum=momentum)
         rate = keras.optimizers.schedules.CosineDecay(
             1e-3 if stage == "frozen" or not frozen else 5e-4,
             epochs * len(parts["train"].dataset),

@@ -86,7 +86,7 @@ def draw_scenes(count, side, seed):
 
 def build_model(channels, weights):
     """A U-Net on MobileNetV2 for any number of channels, with a slim decoder."""
-    model = tl_unet.build_unet(
+    return tl_unet.build_unet(
         "mobilenetv2",
         freeze=weights is not None,
         weights=weights,
@@ -95,11 +95,6 @@ def build_model(channels, weights):
         normalization="batch",
         upsampling="nearest",
     )
-    # MobileNetV2 moves its statistics by a thousandth a step: in a few hundred steps they would not come from photographs to here.
-    for layer in model.get_layer("encoder").layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-    return model
 
 
 def fit(model, train, valid, arguments):
@@ -110,8 +105,9 @@ def fit(model, train, valid, arguments):
         if not epochs:
             continue
         if stage == "all":
-            # With batch_norm: the statistics are those of photographs, and these are none.
-            tl_unet.unfreeze_encoder(model, batch_norm=True)
+            # With batch_norm: the statistics are those of photographs, and these are none. MobileNetV2's own momentum, 0.999, would
+            # not bring them here in a few hundred steps.
+            tl_unet.unfreeze_encoder(model, batch_norm=True, batch_norm_momentum=0.9)
         steps = epochs * -(-len(train[0]) // arguments.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(2e-3, steps, alpha=0.02)
         model.compile(

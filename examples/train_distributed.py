@@ -50,7 +50,7 @@ SETTINGS = (
 
 def build_model(arguments):
     """A U-Net with a slim decoder, since the decoder is what costs time."""
-    model = tl_unet.build_unet(
+    return tl_unet.build_unet(
         arguments.encoder,
         freeze=False,
         weights=arguments.weights,
@@ -58,20 +58,16 @@ def build_model(arguments):
         normalization="group",
         upsampling="nearest",
     )
-    if arguments.weights is None:
-        # Backbones move their statistics too slowly for the few hundred steps of a run from scratch.
-        for layer in model.get_layer("encoder").layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = 0.9
-    return model
 
 
 def compile_stage(model, arguments, frozen, steps):
     """Freezes or unfreezes the encoder, and compiles with Dice and cross-entropy; the rate falls along a cosine."""
     if frozen:
         tl_unet.freeze_encoder(model)
-    else:  # random BatchNorm has to learn, ImageNet's stays
-        tl_unet.unfreeze_encoder(model, batch_norm=arguments.weights is None)
+    else:  # random BatchNorm has to learn, faster than backbones do for ImageNet; ImageNet's stays
+        random = arguments.weights is None
+        momentum = 0.9 if random else None
+        tl_unet.unfreeze_encoder(model, batch_norm=random, batch_norm_momentum=momentum)
     second = not frozen and arguments.freeze_epochs > 0
     rate = keras.optimizers.schedules.CosineDecay(
         arguments.learning_rate / (5 if second else 1), steps, alpha=0.02

@@ -77,6 +77,43 @@ def test_batch_norm_trains_when_asked(data):
     assert len(changed(before[1], norms[1].variables)) == 4
 
 
+def test_batch_norm_that_trains_follows_with_the_momentum_that_was_asked_for(data):
+    moved = []
+    for momentum in (0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        model = tiny_unet(freeze=True)
+        tl_unet.unfreeze_encoder(model, stages=1, batch_norm=True, batch_norm_momentum=momentum)
+        fit(model, [part[:1] for part in data])  # one step, from a mean of zero
+        moved.append(numbers([model.get_layer("encoder").get_layer("norm5").moving_mean])[0])
+    assert np.abs(moved[0]).max() > 0
+    np.testing.assert_allclose(moved[1], moved[0] / 2, rtol=1e-5, atol=1e-7)
+
+
+def test_the_momentum_of_frozen_batch_norm_stays_the_backbones():
+    model = tiny_unet(freeze=True)
+    norms = [model.get_layer("encoder").get_layer(f"norm{i}") for i in (4, 5)]
+    usual = norms[0].momentum
+    tl_unet.unfreeze_encoder(model, stages=1, batch_norm=True, batch_norm_momentum=0.25)
+    assert [norm.momentum for norm in norms] == [usual, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "batch_norm", "error", "message"),
+    [
+        (0.9, False, ValueError, "batch_norm=True"),
+        (1.0, True, ValueError, "below 1"),
+        (-0.1, True, ValueError, "at least 0"),
+        ("0.9", True, TypeError, "number"),
+        (True, True, TypeError, "number"),
+    ],
+)
+def test_a_momentum_without_sense_leaves_the_model_frozen(momentum, batch_norm, error, message):
+    model = tiny_unet(freeze=True)
+    with pytest.raises(error, match=message):
+        tl_unet.unfreeze_encoder(model, batch_norm=batch_norm, batch_norm_momentum=momentum)
+    assert not model.get_layer("encoder").trainable_weights
+
+
 def test_batch_norm_stays_put_in_an_unfrozen_encoder(data):
     model = tl_unet.unfreeze_encoder(tiny_unet(freeze=True))
     encoder = model.get_layer("encoder")

@@ -98,4 +98,3 @@ def test_inflated_weights_go_into_the_model(mobilenetv2_weights):
     model = multispectral.build_model(12, str(mobilenetv2_weights))
     assert model.input_shape == (None, None, None, 12)
     assert not model.get_layer("encoder").trainable
-    assert model.get_layer("encoder").get_layer("bn_Conv1").momentum == 0.9

@@ -89,8 +89,10 @@ class Training:
         options, frozen = self.options, self.options.freeze_epochs
         if stage == 1:
             freeze_encoder(model)
-        else:  # random BatchNorm has to learn, ImageNet's stays
-            unfreeze_encoder(model, batch_norm=options.weights is None)
+        else:  # random BatchNorm has to learn, faster than backbones do for ImageNet; ImageNet's stays
+            random = options.weights is None
+            momentum = 0.9 if random else None
+            unfreeze_encoder(model, batch_norm=random, batch_norm_momentum=momentum)
         epochs = frozen if stage == 1 else options.epochs - frozen
         rate = options.learning_rate / (10 if stage == 2 and frozen else 1)
         warm = max(1, self.steps // 2)
