@@ -1,8 +1,9 @@
 """Segments pets with transfer learning in stages, the way one would train a model of one's own.
 
 A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
-then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, and evaluated once on the test
-images: as it is, averaged over the mirrored picture, and over both in three sizes.
+then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, the statistics of its batch
+normalisation are computed anew over the training pictures as they are, and it is evaluated once on the test images: as it is, averaged
+over the mirrored picture, and over both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5
@@ -93,17 +94,19 @@ def compile_model(model, stage, steps):
     model.compile(optimizer, loss, metrics=metrics())
 
 
-def load_data(arguments, stage):
+def load_data(arguments, stage, augmented=True):
     """The paper's split; what the trainer sees is flipped, turned, scaled and recoloured anew in each epoch."""
-    augment = tl_unet.data.augmentation(
-        rotation=15,
-        scale=0.3,
-        translation=0.1,
-        brightness=0.1,
-        contrast=0.2,
-        saturation=0.3,
-        seed=arguments.seed,
-    )
+    augment = None
+    if augmented:
+        augment = tl_unet.data.augmentation(
+            rotation=15,
+            scale=0.3,
+            translation=0.1,
+            brightness=0.1,
+            contrast=0.2,
+            saturation=0.3,
+            seed=arguments.seed,
+        )
     return tl_unet.data.oxford_pets(
         arguments.data,
         size=stage.size,
@@ -260,9 +263,10 @@ def main():
     stages = FAST if arguments.fast else BEST
     model = build_model(arguments.weights)
     histories = {stage.name: fit_stage(model, stage, arguments) for stage in stages}
+    data = load_data(arguments, stages[-1], augmented=False)
+    tl_unet.update_batch_norm(model, data["train"].dataset)
     with replacing(path) as beside:
         model.save(beside)
-    data = load_data(arguments, stages[-1])
     results = {
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "seed": arguments.seed,

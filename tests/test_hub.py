@@ -10,7 +10,7 @@ from test_training import write_pairs
 
 import tl_unet
 from tl_unet.encoders import hub
-from tl_unet.freezing import _leaves
+from tl_unet.freezing import inner_layers
 from tl_unet.runs import open_model
 from tl_unet.training import TrainingOptions, train
 
@@ -108,7 +108,7 @@ def small_unet(encoder, **options):
 
 
 def norms(model):
-    layers = _leaves(model.get_layer("encoder"))
+    layers = inner_layers(model.get_layer("encoder"))
     return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 

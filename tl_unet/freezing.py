@@ -90,7 +90,7 @@ def unfreeze_encoder(
         finest_free = encoder.outputs[total - stages - 1]
         for layer in keras.Model(encoder.inputs, finest_free).layers:
             layer.trainable = False
-    for layer in _leaves(encoder):
+    for layer in inner_layers(encoder):
         if isinstance(layer, keras.layers.BatchNormalization):
             if not batch_norm:
                 layer.trainable = False
@@ -122,14 +122,14 @@ def _encoder(model):
         ) from error
 
 
-def _leaves(layer, seen=None):
+def inner_layers(layer, seen=None):
     """All layers inside a layer: of nested models (ConvNeXt's down-sampling), and of blocks that are layers (KerasHub's)."""
     seen = set() if seen is None else seen
     for inner in _parts(layer):
         if id(inner) not in seen:
             seen.add(id(inner))
             yield inner
-            yield from _leaves(inner, seen)
+            yield from inner_layers(inner, seen)
 
 
 def _parts(layer):

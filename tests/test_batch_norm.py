@@ -1,0 +1,118 @@
+"""`update_batch_norm` gives each running statistic its mean over the data, and changes nothing else."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import shallow_unet
+
+import tl_unet
+
+
+def numbers(variables):
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def one_norm(channels):
+    model = keras.Sequential([keras.Input((channels,)), keras.layers.BatchNormalization()])
+    return model, model.layers[0]
+
+
+@given(
+    batches=st.integers(1, 4),
+    size=st.integers(2, 5),
+    channels=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_statistics_are_the_means_over_the_batches(batches, size, channels, seed):
+    data = np.random.default_rng(seed).normal(3, 2, (batches, size, channels)).astype("float32")
+    model, norm = one_norm(channels)
+    assert tl_unet.update_batch_norm(model, list(data)) is model
+    mean, variance = numbers([norm.moving_mean, norm.moving_variance])
+    np.testing.assert_allclose(mean, data.mean((0, 1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(variance, data.var(1).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_knows_one_batch_predicts_it_as_in_training(image):
+    model = shallow_unet(normalization="batch")
+    for layer in model.get_layer("encoder").layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    weights = numbers(model.trainable_weights)
+    trained = keras.ops.convert_to_numpy(model(image, training=True))
+    assert not np.allclose(model.predict(image, verbose=0), trained, atol=1e-3)
+    tl_unet.update_batch_norm(model, image, batch_size=len(image))
+    np.testing.assert_allclose(model.predict(image, verbose=0), trained, atol=1e-4)
+    for before, after in zip(weights, numbers(model.trainable_weights), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_frozen_statistics_stand_still_and_momenta_stay(image):
+    model = tl_unet.freeze_encoder(shallow_unet(normalization="batch"))
+    encoder = model.get_layer("encoder")
+    before = numbers(encoder.variables)
+    momenta = [layer.momentum for layer in model.layers if hasattr(layer, "momentum")]
+    moving = numbers(model.non_trainable_variables)
+    tl_unet.update_batch_norm(model, image)
+    for old, new in zip(before, numbers(encoder.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+    changed = zip(moving, numbers(model.non_trainable_variables), strict=True)
+    assert any(not np.array_equal(old, new) for old, new in changed)
+    assert momenta == [layer.momentum for layer in model.layers if hasattr(layer, "momentum")]
+
+
+def test_arrays_batches_pairs_and_datasets_give_the_same(image):
+    class Pairs(keras.utils.PyDataset):
+        num_batches = len(image)
+
+        def __getitem__(self, index):
+            return image[index : index + 1], None
+
+    single = [image[i : i + 1] for i in range(len(image))]
+    found = []
+    model = shallow_unet(normalization="batch")
+    tl_unet.freeze_encoder(model)
+    for data in (image, single, [(part, None) for part in single], Pairs()):
+        tl_unet.update_batch_norm(model, data, batch_size=1)
+        found.append(numbers(model.non_trainable_variables))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_failure_leaves_the_statistics_as_they_were():
+    model, norm = one_norm(2)
+    before = numbers(norm.variables)
+    good = np.ones((3, 2), "float32")
+
+    def batches():
+        yield good
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        tl_unet.update_batch_norm(model, batches())
+    for old, new in zip(before, numbers(norm.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert norm.momentum == 0.99
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "keras.Model"),
+        ({"data": []}, ValueError, "no batches"),
+        ({"batch_size": 0}, ValueError, "at least 1"),
+        ({"batch_size": 1.5}, TypeError, "int"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    usual = {"model": one_norm(2)[0], "data": np.ones((3, 2), "float32")}
+    with pytest.raises(error, match=message):
+        tl_unet.update_batch_norm(**{**usual, **arguments})
+
+
+def test_a_model_without_statistics_to_learn_is_refused(image):
+    model = tl_unet.freeze_encoder(shallow_unet(normalization="group"))
+    with pytest.raises(ValueError, match='normalization="batch"'):
+        tl_unet.update_batch_norm(model, image)
