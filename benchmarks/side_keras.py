@@ -110,9 +110,9 @@ def _freeze(model, task):
             if task["variant"] == "folded"
             else model
         )
-    # The decoders of both begin with the first up-sampling.
+    # The decoders of both begin with a layer of this name.
     for layer in model.layers:
-        if "decoder" in layer.name or "up" in layer.name.lower():
+        if layer.name.startswith("decoder"):
             return model
         layer.trainable = False
     raise ValueError("the end of the encoder was not found")

@@ -1,5 +1,8 @@
 """The tool that collects the studies' runs for the pages: its short table, its rank correlations, and where it writes them."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -37,10 +40,24 @@ def test_only_what_is_between_the_marks_is_replaced():
             insert(wrong, results.START, results.END, "new")
 
 
-def test_the_pages_have_the_marks_once():
+MARKS = [(results.START, results.END), (results.PETS_START, results.PETS_END)]
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=["claim", "pets"])
+def test_the_pages_have_the_marks_once(marks):
     for page in results.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert insert(text, results.START, results.END, "new") != text
+        assert insert(text, *marks, "new") != text
+
+
+def test_the_pages_show_the_scores_of_the_pets_run_that_is_kept():
+    found = json.loads((results.RESULTS / "pets" / "results.json").read_text())
+    table = results.pets_table(found)
+    for page in results.PAGES:
+        assert table in page.read_text(encoding="utf-8")
+    for page in (results.ROOT / "README.md", results.ROOT / "docs" / "index.md"):
+        caption = re.search(r"IoU ([0-9.]+) on the 738 test pictures", page.read_text("utf-8"))
+        assert caption[1] == f"{found['test']['plain']['iou']:.3f}"
 
 
 def test_a_dead_last_stage_shows_in_the_spread_of_the_probabilities():

@@ -118,22 +118,28 @@ def test_training_in_two_stages_writes_its_files_and_a_model_that_loads(tiny, pa
     assert [v["seconds_left"] for event, v in events if event == "epoch"][-1] == 0
 
 
-@pytest.mark.parametrize("frozen", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_training_stopped_after_every_epoch_gives_those_it_would_have_had(
-    frozen, tiny, pairs, tmp_path
-):
-    epochs = 2 + frozen
-    chosen = options(pairs, weights=tiny, freeze_epochs=frozen, epochs=epochs, dropout=0.2)
-    folder = tmp_path / "stopped"
+@pytest.mark.slow
+def test_a_training_stopped_after_every_epoch_gives_those_it_would_have_had(tiny, pairs, tmp_path):
+    epochs = 3
+    chosen = options(pairs, weights=tiny, freeze_epochs=1, epochs=epochs, dropout=0.2)
+    folder, stages = tmp_path / "stopped", []
+
+    def report(event, **values):
+        if event == "stage":
+            stages.append(values["stage"])
+        stop(event, **values)
+
     for stopped in range(epochs):
         go_on = functools.partial(resume if stopped else functools.partial(train, chosen), folder)
+        stop = stop_after(stopped)
         with pytest.raises(KeyboardInterrupt):
-            go_on(report=stop_after(stopped))
+            go_on(report=report)
         assert len(RunFolder(folder).read_history()) == stopped
         keras.utils.set_random_seed(99)
     assert resume(folder)["epochs"] == epochs
     train(chosen, tmp_path / "whole")
     assert_same_history(folder, tmp_path / "whole")
+    assert stages == [1, 1, 2, 2]  # the last began behind the first stage
 
 
 def assert_same_history(folder, other):

@@ -4,7 +4,7 @@
 
 For each run, `docs/results/` gets its `results.json` and its history as they are; for each study, its table; for each of the paper's
 models, its curves with the authors' own behind them. `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study
-"claim" is written into README.md and the results page, where its marks are.
+"claim" is written into README.md and the results page, where its marks are, and so are the scores of the pets recipe.
 """
 
 import argparse
@@ -42,6 +42,7 @@ AUTHORS_COLUMNS = {"dice_coef": "dice", "binary_accuracy": "accuracy", "iou": "i
 IMAGENET = {"vunet": 71.3, "dunet": 75.0, "runet": 74.9, "munet": 71.3}
 PAGES = (ROOT / "README.md", RESULTS / "index.md")
 START, END = "<!-- claim: python tools/results.py -->", "<!-- end of claim -->"
+PETS_START, PETS_END = "<!-- pets: python tools/results.py -->", "<!-- end of pets -->"
 
 
 def authors_history(path):
@@ -228,8 +229,21 @@ def _rank_correlation(scores):
     return f"{spearmanr(accuracies, list(scores.values())).statistic:+.2f}, of {len(scores)}"
 
 
+def pets_table(results):
+    """The scores of the pets recipe on its test pictures in each view, and the validation IoU they are chosen by, as Markdown."""
+    lines = [
+        "| views averaged | IoU, validation | IoU, test | IoU per image, test | Dice, test | accuracy, test |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for view, test in results["test"].items():
+        scores = [results["validation"][view]["iou"]]
+        scores += [test[name] for name in ("iou", "iou_per_image", "dice", "accuracy")]
+        lines.append(f"| {view} | {' | '.join(f'{score:.4f}' for score in scores)} |")
+    return "\n".join(lines)
+
+
 def pets(folder):
-    """The run of the pets recipe: its results, histories, and one curve through all stages."""
+    """The run of the pets recipe: its results, its table, histories, and one curve through all stages."""
     target = RESULTS / "pets"
     target.mkdir(parents=True, exist_ok=True)
     results = json.loads((folder / "results.json").read_text())
@@ -243,6 +257,9 @@ def pets(folder):
     names = ("loss", "iou", "iou_per_image", "accuracy")
     sizes = ", ".join(f"{stage['epochs']} epochs at {stage['size']}" for stage in results["stages"])
     save(plotting.learning_curves(joined, names, title=sizes), target / "curves.png")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        write_text(page, insert(text, PETS_START, PETS_END, pets_table(results)))
 
 
 def main():

@@ -47,13 +47,16 @@ class Training:
         self.samples = self.data.samples(_SHOWN)
         model = self._model(pretrained=not rows)
         writers = tensorboard_writers(run.logs, rows)
-        stage = None
-        if rows:
+        stage = told = None
+        if rows:  # the stage of the last checkpoint, which may be over
             stage = self._enter(model, self._stage(len(rows)))
             model.load_weights(run.checkpoint(len(rows)))
         for epoch in range(len(rows) + 1, options.epochs + 1):
             if self._stage(epoch) != stage:
                 stage = self._enter(model, self._stage(epoch))
+            if stage != told:
+                self._tell_stage(model, stage)
+                told = stage
             row = self._epoch(model, epoch, stage)
             rows = [*rows, row]
             self._save(model, rows)
@@ -84,6 +87,10 @@ class Training:
     def _stage(self, epoch):
         return 1 if epoch <= self.options.freeze_epochs else 2
 
+    def _epochs(self, stage):
+        frozen = self.options.freeze_epochs
+        return frozen if stage == 1 else self.options.epochs - frozen
+
     def _enter(self, model, stage):
         """Compiles the model for a stage: 1 on a frozen encoder, 2 everything."""
         options, frozen = self.options, self.options.freeze_epochs
@@ -93,7 +100,7 @@ class Training:
             random = options.weights is None
             momentum = 0.9 if random else None
             unfreeze_encoder(model, batch_norm=random, batch_norm_momentum=momentum)
-        epochs = frozen if stage == 1 else options.epochs - frozen
+        epochs = self._epochs(stage)
         rate = options.learning_rate / (10 if stage == 2 and frozen else 1)
         warm = max(1, self.steps // 2)
         rate = keras.optimizers.schedules.CosineDecay(
@@ -114,9 +121,11 @@ class Training:
         uniform = np.full((1, *options.size, self.classes), 1 / self.classes, "float32")
         model.compute_metrics(None, mask, uniform)
         model.reset_metrics()
-        trained = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-        self.report("stage", stage=stage, epochs=epochs, parameters=trained)
         return stage
+
+    def _tell_stage(self, model, stage):
+        trained = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+        self.report("stage", stage=stage, epochs=self._epochs(stage), parameters=trained)
 
     def _epoch(self, model, epoch, stage):
         begun = time.perf_counter()
