@@ -35,7 +35,6 @@ class Stage:
     epochs: int
     learning_rate: float
     frozen: bool
-    batch_norm: bool = False  # whether the encoder's BatchNorm learns too
     batch_size: int = 16
 
 
@@ -44,7 +43,6 @@ BEST = (
     Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
     Stage("small", size=160, epochs=10, learning_rate=3e-4, frozen=False),
     Stage("full", size=256, epochs=6, learning_rate=2e-4, frozen=False),
-    Stage("norm", size=256, epochs=5, learning_rate=3e-4, frozen=False, batch_norm=True),
 )
 FAST = (
     Stage("decoder", size=96, epochs=2, learning_rate=1e-3, frozen=True),
@@ -135,11 +133,7 @@ def fit_stage(model, stage, arguments):
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "history.csv"
     data = load_data(arguments, stage)
-    if stage.frozen:
-        tl_unet.freeze_encoder(model)
-    else:
-        momentum = 0.9 if stage.batch_norm else None
-        tl_unet.unfreeze_encoder(model, batch_norm=stage.batch_norm, batch_norm_momentum=momentum)
+    tl_unet.freeze_encoder(model) if stage.frozen else tl_unet.unfreeze_encoder(model)
     compile_model(model, stage, steps=len(data["train"].dataset))
     mask = np.zeros((1, stage.size, stage.size, 1), "float32")
     create_training_variables(model, mask, mask)

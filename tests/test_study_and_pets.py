@@ -89,7 +89,7 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     pets = shared_path("oxford_pets")
     stages = (
         train_pets.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
-        train_pets.Stage("full", 64, 2, 1e-4, frozen=False, batch_norm=True, batch_size=4),
+        train_pets.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
     )
     monkeypatch.setattr(train_pets, "FAST", stages)
     monkeypatch.setattr(train_pets, "build_model", lambda weights: tiny_unet(normalization="batch"))
