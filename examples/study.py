@@ -113,7 +113,7 @@ STUDIES = {
             for stage in ("narrow", "normal")
         )
         + tuple(
-            Row(f"vunet-{preprocessing}", "vunet", f"--size 48 --epochs 3 --preprocessing {preprocessing}")
+            Row(f"vunet-{preprocessing}", "vunet", f"--size 48 --epochs 6 --preprocessing {preprocessing}")
             for preprocessing in ("rescale", "encoder")
         ),
     ),
@@ -128,6 +128,15 @@ STUDIES = {
             Row("optimizer-sgd", "munet", "--optimizer sgd --learning-rate 0.01"),
             Row("optimizer-rmsprop", "munet", "--optimizer rmsprop"),
             Row("augmented", "munet", "--augment"),
+        ),
+    ),
+    "features": Study(
+        "What is it worth to normalise the maps of VGG16, which has no normalisation of its own?",
+        "--preset paper --recipe corrected --size 48 --epochs 4 --mixed-precision",
+        (0, 1, 2),
+        (
+            Row("vunet-normalized", "vunet", ""),
+            Row("vunet-as-they-are", "vunet", "--normalize-features off"),
         ),
     ),
     "rate": Study(

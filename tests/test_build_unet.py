@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
-from tiny import tiny_unet
+from tiny import TINY, tiny_unet
 
 import tl_unet
 
@@ -149,6 +149,48 @@ def test_normalization_follows_every_decoder_convolution(normalization, layer, i
     assert np.isfinite(keras.ops.convert_to_numpy(model(image))).all()
 
 
+def test_feature_maps_are_normalized_where_the_encoder_does_not_do_it(image):
+    def normalized(encoder, **options):
+        model = tl_unet.build_unet(encoder, freeze=False, weights=None, encoder_depth=3, **options)
+        assert np.isfinite(keras.ops.convert_to_numpy(model(image))).all()
+        names = [layer.name for layer in model.layers]
+        return sorted(name for name in names if name.startswith("feature"))
+
+    maps = ["feature1_norm", "feature2_norm", "feature4_norm", "feature8_norm"]
+    assert normalized("vgg16", normalization="batch") == maps
+    assert normalized("vgg16") == []
+    assert normalized("vgg16", normalization="batch", normalize_features=False) == []
+    assert normalized(TINY, normalization="batch") == []
+    assert normalized(TINY, normalization="group", normalize_features=True) == maps[1:]
+
+
+def test_normalized_features_keep_a_large_map_from_drowning_the_decoders():
+    loud = keras.Input((32, 32, 3))
+    fine = keras.layers.Conv2D(4, 1, name="fine")(keras.layers.Rescaling(1000.0)(loud))
+    coarse = keras.layers.Conv2D(4, 2, strides=2, name="coarse")(loud)
+    encoder = keras.Model(loud, [fine, coarse])
+    images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype("float32")
+
+    def share(normalize_features):
+        """How much of what enters the first decoder convolution comes from the coarse map."""
+        keras.utils.set_random_seed(0)
+        model = tl_unet.build_unet(
+            encoder,
+            freeze=False,
+            weights=None,
+            preprocessing=None,
+            decoder_filters=[4],
+            normalization="batch",
+            normalize_features=normalize_features,
+        )
+        joined = model.get_layer("decoder_stage1_concatenate").output
+        x = keras.Model(model.inputs, joined)(images, training=True)
+        skip, below = np.split(np.abs(keras.ops.convert_to_numpy(x)), [4], axis=-1)
+        return below.mean() / skip.mean()
+
+    assert share(False) < 0.02 < 0.1 < share(True)
+
+
 def test_dropout_is_random_in_training_only(image):
     model = tiny_unet(dropout=0.5)
     masks = [
@@ -201,6 +243,8 @@ def test_preprocessing_decides_what_the_encoder_sees_of_black(preprocessing, exp
         (dict(encoder="resnet5"), "Did you mean 'resnet50'"),
         (dict(upsampling="cubic"), "`upsampling` must be one of"),
         (dict(normalization="instance"), "`normalization` must be one of"),
+        (dict(normalize_features=True), "wants a `normalization`"),
+        (dict(normalize_features="yes"), "`normalize_features` must be one of"),
         (dict(activation="relu"), "`activation` must be one of"),
         (dict(preprocessing="imagenet"), "`preprocessing` must be one of"),
         (dict(decoder="unett"), "Unknown decoder 'unett'. Did you mean 'unet'"),

@@ -6,11 +6,13 @@ import warnings
 import keras
 
 from tl_unet.decoders import NORMALIZATION, get_decoder_spec, list_decoders, resolve_decoder
+from tl_unet.decoders.blocks import normalize
 from tl_unet.decoders.bridges import BRIDGES
 from tl_unet.deep_supervision import AuxiliaryMasks, DeeplySupervised
 from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolve_encoder
 from tl_unet.encoders.hub import ASSUMED, has_pyramid
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
+from tl_unet.freezing import inner_layers
 from tl_unet.layers import CropLike, PadToMultiple
 
 
@@ -26,6 +28,7 @@ def build_unet(
     decoder_filters=None,
     upsampling=None,
     normalization=None,
+    normalize_features="auto",
     dropout=0.0,
     input_skip=False,
     preprocessing="encoder",
@@ -63,6 +66,9 @@ def build_unet(
             Defaults to `None`: the decoder's own, `"transpose"` or, for these two, `"bilinear"`.
         normalization: `None` (as in the paper), `"batch"`, `"group"` or `"layer"`, in the decoder. Advisable with VGG, whose features
             are in the hundreds: without it training starts from saturated probabilities. Defaults to `None`.
+        normalize_features: bool or `"auto"`, whether the encoder's feature maps also pass this normalisation, on their way to the decoder,
+            with which it trains. Large maps, as VGG's, drown what the decoder passes up beside them. `True` wants a
+            `normalization`. Defaults to `"auto"`: if there is one, and the encoder has no normalisation layer of its own.
         dropout: float in [0, 1), rate of spatial dropout in each decoder stage. Defaults to 0.
         input_skip: bool, whether the last decoder stage also sees the input image, scaled to 0..1 (as it comes with
             `preprocessing=None`). The paper's D-, R- and M-Unet do. Defaults to `False`.
@@ -100,7 +106,9 @@ def build_unet(
         - Asai, Shao, Thompson, Wang, Zhao, U-Net Transfer Learning for Image Segmentation with Various Encoders
     """
     decoder = resolve_decoder(decoder)
-    _check_choices(normalization, classes, dropout, activation, preprocessing, bridge)
+    _check_choices(
+        normalization, normalize_features, classes, dropout, activation, preprocessing, bridge
+    )
     _check_decoder_can(decoder, input_skip, deep_supervision)
     upsampling = decoder.resolved_upsampling(upsampling)
     source = resolve_encoder(encoder, input_shape)
@@ -120,6 +128,10 @@ def build_unet(
         x = apply_preprocessing(x, named.get(preprocessing, preprocessing))
 
     maps = dict(zip(strides, encoder(x), strict=True))
+    if normalize_features == "auto":
+        normalize_features = normalization is not None and not _is_normalized(encoder)
+    if normalize_features:
+        maps = {s: normalize(x, normalization, name=f"feature{s}_norm") for s, x in maps.items()}
     if input_skip:
         maps[1] = _with_image(maps.get(1), padded, rescale=preprocessing is not None)
     options = {"normalization": normalization, "dropout": dropout}
@@ -170,6 +182,15 @@ def _build_encoder(source, channels, weights, depth):
     return encoder, strides, minimum, source.statistics
 
 
+def _is_normalized(encoder):
+    kinds = (
+        keras.layers.BatchNormalization,
+        keras.layers.GroupNormalization,
+        keras.layers.LayerNormalization,
+    )
+    return any(isinstance(layer, kinds) for layer in inner_layers(encoder))
+
+
 def _padded(image, multiple, minimum):
     sides = image.shape[1:3]
     if all(side and side >= minimum and side % multiple == 0 for side in sides):
@@ -204,17 +225,24 @@ def _check_decoder_can(decoder, input_skip, deep_supervision):
         )
 
 
-def _check_choices(normalization, classes, dropout, activation, preprocessing, bridge):
+def _check_choices(
+    normalization, normalize_features, classes, dropout, activation, preprocessing, bridge
+):
     choices = {
         "normalization": (normalization, (None, *NORMALIZATION)),
         "activation": (activation, ("auto", "sigmoid", "softmax", None)),
         "bridge": (bridge, tuple(BRIDGES)),
+        "normalize_features": (normalize_features, ("auto", True, False)),
     }
     if not isinstance(preprocessing, Preprocessing):
         choices["preprocessing"] = (preprocessing, ("encoder", "rescale", None))
     for argument, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{argument}` must be one of {allowed}; received {value!r}.")
+    if normalize_features is True and normalization is None:
+        raise ValueError(
+            "`normalize_features=True` wants a `normalization`, such as 'batch'; received None."
+        )
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
     if activation == "softmax" and classes == 1:

@@ -3,7 +3,7 @@
     python tools/results.py --studies runs/study --pets runs/pets --authors logs/ --data oxford_pets/
 
 For each run, `docs/results/` gets its `results.json` and its history as they are; for each study, its table; for each of the paper's
-models, its curves with the authors' own behind them. `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study
+models, its curves with the authors' own behind them (with those of the paper's recipe behind those of the corrected one). `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study
 "claim" is written into README.md and the results page, where its marks are, and so are the scores of the pets recipe.
 """
 
@@ -41,6 +41,7 @@ AUTHORS_COLUMNS = {"dice_coef": "dice", "binary_accuracy": "accuracy", "iou": "i
 # The frozen encoders' top-1 accuracy on ImageNet, in percent, as the documentation of Keras Applications lists it.
 IMAGENET = {"vunet": 71.3, "dunet": 75.0, "runet": 74.9, "munet": 71.3}
 PAGES = (ROOT / "README.md", RESULTS / "index.md")
+BESIDE = {"corrected": "claim"}  # studies whose curves have those of another behind them
 START, END = "<!-- claim: python tools/results.py -->", "<!-- end of claim -->"
 PETS_START, PETS_END = "<!-- pets: python tools/results.py -->", "<!-- end of pets -->"
 
@@ -56,19 +57,32 @@ def authors_history(path):
     return history
 
 
-def overlay(name, history, rate, authors):
-    """A model's curves with the authors' behind them, their epochs drawn to the length of ours."""
-    pace = rate / PAPER_RATE
-    label = "authors" + (f" ({pace:g} epochs on one)" if pace != 1 else "")
+def overlay(study, row, studies, authors):
+    """A run's curves with others behind them: another study's, or the authors', their epochs drawn to the length of ours."""
+    run = f"{row.name}-seed{STUDIES[study].seeds[0]}"
+    history = history_of(studies / study / run, row)
+    if study in BESIDE:
+        other, label, pace = history_of(studies / BESIDE[study] / run, row), "the paper's recipe", 1
+        title = "the corrected recipe and the paper's"
+    else:
+        other = authors_history(authors / f"{row.model.replace('-', '_')}.csv")
+        pace = read(studies / study / run, row)["learning_rate"] / PAPER_RATE
+        label = "authors" + (f" ({pace:g} epochs on one)" if pace != 1 else "")
+        title = "our run and the authors'"
     return plotting.learning_curves(
         history,
         PANELS,
-        reference=authors_history(authors / f"{name.replace('-', '_')}.csv"),
+        reference=other,
         reference_label=label,
         reference_pace=pace,
         best_epoch=best_epoch(history),
-        title=f"{MODELS[name].title}, our run and the authors'",
+        title=f"{MODELS[row.model].title}, {title}",
     )
+
+
+def history_of(folder, row):
+    """The epochs of a run."""
+    return read_history(folder / "history" / f"{row.model}.csv")
 
 
 def collect(name, studies, authors):
@@ -80,15 +94,13 @@ def collect(name, studies, authors):
         for seed in STUDIES[name].seeds:
             run = f"{row.name}-seed{seed}"
             folder = studies / name / run
-            entry = read(folder, row)
-            if entry is None:
+            if read(folder, row) is None:
                 continue
             shutil.copy(folder / "results.json", target / f"{run}.json")
             record = folder / "history" / f"{row.model}.csv"
             shutil.copy(record, target / f"{run}.csv")
             if STUDIES[name].published:
-                figure = overlay(row.model, read_history(record), entry["learning_rate"], authors)
-                save(figure, target / f"{row.name}.png")
+                save(overlay(name, row, studies, authors), target / f"{row.name}.png")
 
 
 def prediction_figure(name, studies, data):

@@ -20,7 +20,7 @@ PRESETS = {
 }  # fmt: skip
 PLAIN = {
     "preset": "demo", "weights_dir": None, "models": list(MODELS), "learning_rate": None, "loss": "dice",
-    "augment": False, "seed": 0, "mixed_precision": None,
+    "normalize_features": "auto", "augment": False, "seed": 0, "mixed_precision": None,
 }  # fmt: skip
 
 EPILOG = f"""exit status: 0 all models ran; {SKIPPED} a model was skipped because its weights could not be had (the report says
@@ -47,6 +47,7 @@ class Options:
     last_stage: str
     paper_filters: bool
     normalization: str | None
+    normalize_features: str
     augment: bool
     seed: int
     mixed_precision: str | None
@@ -150,6 +151,8 @@ def parser() -> argparse.ArgumentParser:
         "(corrected)", choices=("narrow", "normal"))  # fmt: skip
     add(how, "--normalization", "in the decoder: none (recipe paper), group (corrected) or batch",
         type=_none_or, choices=(None, "group", "batch"), metavar="{none,group,batch}", default="recipe")  # fmt: skip
+    add(how, "--normalize-features", "the same normalisation for the maps of an encoder that has none of its own (VGG16's): auto (default): "
+        "where the decoder has one; off: never", choices=("auto", "off"))  # fmt: skip
     add(how, "--augment", "change the training pictures at random: flip, rotation, scale, colour (what the paper names as future "
         "work)", action=argparse.BooleanOptionalAction)  # fmt: skip
 

@@ -99,7 +99,7 @@ def build_arguments(name: str, options) -> dict:
 
     Args:
         name: one of `MODELS`.
-        options: with the fields `preprocessing`, `last_stage`, `paper_filters` and `normalization` of a `Recipe`.
+        options: with the fields `preprocessing`, `last_stage`, `paper_filters` and `normalization` of a `Recipe`, and `normalize_features`.
 
     Returns:
         A dict, ready for JSON.
@@ -110,6 +110,7 @@ def build_arguments(name: str, options) -> dict:
         "freeze": row.freeze,
         "preprocessing": options.preprocessing,
         "normalization": options.normalization,
+        "normalize_features": "auto" if options.normalize_features == "auto" else False,
     }
     if row.encoder not in FULL_SIZE_ENCODERS:
         narrow = options.last_stage == "narrow"

@@ -7,6 +7,7 @@ power went has no row and does not count. (`BackupAndRestore` alone would repeat
 
 import csv
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def fit(
             validation_data=validation,
             initial_epoch=done,
             epochs=options.epochs,
+            verbose=1 if sys.stdout.isatty() else 2,  # a bar would fill a log
             callbacks=[
                 Clock(name, later, options.epochs),
                 keras.callbacks.TerminateOnNaN(),
