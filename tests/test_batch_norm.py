@@ -81,6 +81,31 @@ def test_arrays_batches_pairs_and_datasets_give_the_same(image):
             np.testing.assert_array_equal(one, two)
 
 
+def test_only_as_many_batches_are_read_as_are_wanted():
+    data = np.random.default_rng(0).normal(3, 2, (4, 5, 2)).astype("float32")
+    model, norm = one_norm(2)
+    tl_unet.update_batch_norm(model, iter(data), batches=2)
+    np.testing.assert_allclose(numbers([norm.moving_mean])[0], data[:2].mean((0, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_callback_updates_before_a_validation_or_at_the_end_of_an_epoch(validated):
+    class Loudly(tl_unet.UpdateBatchNorm):
+        def _update(self):
+            super()._update()
+            happened.append(numbers([self.model.layers[0].moving_mean])[0].tolist())
+
+    happened = []
+    model, norm = one_norm(2)
+    model.compile("sgd", "mse", run_eagerly=True)
+    augmented, plain = np.full((4, 2), 9.0, "float32"), np.array([[1.0, 2.0]] * 4, "float32")
+    options = {"validation_data": (plain, plain)} if validated else {}
+    callback = Loudly(plain)
+    model.fit(augmented, augmented, epochs=2, verbose=0, callbacks=[callback], **options)
+    assert happened == [[1.0, 2.0]] * 2
+    np.testing.assert_array_equal(numbers([norm.moving_mean])[0], [1.0, 2.0])
+
+
 def test_a_failure_leaves_the_statistics_as_they_were():
     model, norm = one_norm(2)
     before = numbers(norm.variables)
@@ -104,6 +129,8 @@ def test_a_failure_leaves_the_statistics_as_they_were():
         ({"data": []}, ValueError, "no batches"),
         ({"batch_size": 0}, ValueError, "at least 1"),
         ({"batch_size": 1.5}, TypeError, "int"),
+        ({"batches": 0}, ValueError, "`batches` must be at least 1"),
+        ({"batches": "all"}, TypeError, "`batches` must be an int"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):

@@ -2,11 +2,13 @@
 
 import argparse
 import csv
+import dataclasses
 import json
 import pathlib
 import subprocess
 import types
 
+import keras
 import pytest
 import study
 import train_pets
@@ -85,20 +87,35 @@ def test_every_row_of_a_study_is_a_valid_run(name):
         assert (options.models, options.seed, options.limit) == ([row.model], 7, None)
 
 
+@pytest.mark.parametrize("name", train_pets.RECIPES)
+def test_the_models_of_the_pets_recipes_reach_a_stride_of_32_with_normalized_maps(name):
+    model = train_pets.build_model(train_pets.RECIPES[name], None)
+    names = {layer.name for layer in model.layers}
+    encoder = model.get_layer("encoder")
+    maps = encoder.compute_output_spec(keras.KerasTensor((1, 64, 64, 3)))
+    assert maps[-1].shape[1:3] == (2, 2)
+    normalized = any(isinstance(layer, keras.layers.BatchNormalization) for layer in encoder.layers)
+    assert normalized or {f"feature{2**i}_norm" for i in range(6)} <= names
+
+
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
     pets = shared_path("oxford_pets")
     stages = (
         train_pets.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
         train_pets.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
     )
-    monkeypatch.setattr(train_pets, "FAST", stages)
-    monkeypatch.setattr(train_pets, "build_model", lambda weights: tiny_unet(normalization="batch"))
+    fast = dataclasses.replace(train_pets.RECIPES["fast"], stages=stages)
+    monkeypatch.setitem(train_pets.RECIPES, "fast", fast)
+    monkeypatch.setattr(
+        train_pets, "build_model", lambda recipe, weights: tiny_unet(normalization="batch")
+    )
     run = ["train_pets.py", "--data", str(pets), "--fast"]
     run += ["--limit", "8", "--output", str(tmp_path / "run"), "--verbose", "0"]
     monkeypatch.setattr("sys.argv", run)
     train_pets.main()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["test"]) == set(results["validation"]) == set(train_pets.VIEWS)
+    assert (results["recipe"], results["dtype_policy"]) == ("fast", "float32")
 
     # The last stage again, as if it had been interrupted after its first epoch.
     record = tmp_path / "run" / "full" / "history.csv"

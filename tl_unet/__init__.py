@@ -2,7 +2,7 @@
 
 import importlib
 
-from tl_unet.batch_norm import update_batch_norm
+from tl_unet.batch_norm import UpdateBatchNorm, update_batch_norm
 from tl_unet.classes import balanced_class_weights
 from tl_unet.decoders import DecoderSpec, get_decoder_spec, list_decoders, register_decoder
 from tl_unet.deep_supervision import strip_auxiliary
@@ -50,6 +50,7 @@ __all__ = [
     "Preprocessing",
     "Tap",
     "TverskyLoss",
+    "UpdateBatchNorm",
     "balanced_class_weights",
     "build_unet",
     "cache_features",

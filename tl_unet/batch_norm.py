@@ -4,13 +4,15 @@ While a model trains they follow the last steps only, whose weights differ from 
 the data with the final weights predict better than what a short training leaves (Izmailov et al. 2018, section 3.2, do it for averaged weights).
 """
 
+import itertools
+
 import keras
 import numpy as np
 
 from tl_unet.freezing import inner_layers
 
 
-def update_batch_norm(model, data, *, batch_size=16):
+def update_batch_norm(model, data, *, batch_size=16, batches=None):
     """Computes the running means and variances of a model's batch normalisation anew, as their means over batches of data.
 
     No weight that gradients train changes, and no statistics of layers that are frozen. The model is called as in training, so its
@@ -21,13 +23,14 @@ def update_batch_norm(model, data, *, batch_size=16):
         data: batches of images, or of tuples that begin with images, such as a `tf.data.Dataset` or a `keras.utils.PyDataset` for `fit`;
             or one array of images of shape `(images, height, width, channels)`.
         batch_size: int, how many images of an array go together; not for batches. Defaults to 16.
+        batches: int or `None`, how many batches are enough. Defaults to `None`: all.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if no batch normalisation of the model is trainable, there are no data, or `batch_size` is below 1.
-        TypeError: if `model` is no `keras.Model`, or `batch_size` no int.
+        ValueError: if no batch normalisation of the model is trainable, there are no data, or `batch_size` or `batches` is below 1.
+        TypeError: if `model` is no `keras.Model`, or `batch_size` or `batches` no int.
 
     Example:
 
@@ -44,6 +47,9 @@ def update_batch_norm(model, data, *, batch_size=16):
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model; received {model!r}.")
+    _check_positive("batch_size", batch_size)
+    if batches is not None:
+        _check_positive("batches", batches)
     norms = [
         layer
         for layer in inner_layers(model)
@@ -58,7 +64,7 @@ def update_batch_norm(model, data, *, batch_size=16):
     before = [np.array(keras.ops.convert_to_numpy(v)) for n in norms for v in _statistics(n)]
     seen = 0
     try:
-        for images in _batches(data, batch_size):
+        for images in itertools.islice(_batches(data, batch_size), batches):
             for norm in norms:  # so that each running value is the mean of what it has seen
                 norm.momentum = seen / (seen + 1)
             model(images, training=True)
@@ -75,15 +81,61 @@ def update_batch_norm(model, data, *, batch_size=16):
     return model
 
 
+class UpdateBatchNorm(keras.callbacks.Callback):
+    """Computes the running statistics anew before each validation of `fit`, so that it judges the weights and not the statistics.
+
+    Those that training leaves are of the last, augmented batches. With them a validation may be points too low and jump from epoch to
+    epoch, and the epoch that is kept may not be the best. Without validation they are computed at the end of each epoch; put this callback before
+    those that save.
+
+    Args:
+        data: as in `update_batch_norm`: the training images without augmentation, best in random order.
+        batch_size: int, how many images of an array go together; not for batches. Defaults to 16.
+        batches: int or `None`, how many batches are enough: some tens represent most data. Defaults to `None`: all.
+
+    Raises:
+        ValueError: when it is called, as `update_batch_norm` does.
+
+    Example:
+
+    >>> import numpy as np, tl_unet
+    >>> model = tl_unet.build_unet("vgg16", weights=None, freeze=False, normalization="batch")
+    >>> model.compile("adam", tl_unet.DiceLoss(), metrics=[tl_unet.IoU()])
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), "uint8")
+    >>> masks = images[..., :1] > 127
+    >>> history = model.fit(
+    ...     images, masks, validation_data=(images, masks), callbacks=[tl_unet.UpdateBatchNorm(images)], verbose=0
+    ... )
+    """
+
+    def __init__(self, data, batch_size=16, batches=None):
+        super().__init__()
+        self.data, self.batch_size, self.batches = data, batch_size, batches
+        self._done = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """What was computed before is of other weights."""
+        self._done = False
+
+    def on_test_begin(self, logs=None):
+        """Before a validation."""
+        self._update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """After an epoch without a validation."""
+        if not self._done:
+            self._update()
+
+    def _update(self):
+        update_batch_norm(self.model, self.data, batch_size=self.batch_size, batches=self.batches)
+        self._done = True
+
+
 def _statistics(norm):
     return norm.moving_mean, norm.moving_variance
 
 
 def _batches(data, batch_size):
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise TypeError(f"`batch_size` must be an int; received {batch_size!r}.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; received {batch_size}.")
     if hasattr(data, "shape"):
         return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
     if isinstance(data, keras.utils.PyDataset):
@@ -91,3 +143,10 @@ def _batches(data, batch_size):
     else:
         batches = data
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
+
+
+def _check_positive(name, value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int; received {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1; received {value}.")

@@ -27,19 +27,26 @@ import tl_unet.data
 from tl_unet.plotting import overlay
 from tl_unet.runs import replacing
 
+# What may be combined with a decoder, each shown once.
+VARIANTS = {
+    "unet with bridge": {"decoder": "unet", "bridge": "aspp"},
+    "unet of depth 4": {"decoder": "unet", "encoder_depth": 4},
+    "unetplusplus deep": {"decoder": "unetplusplus", "deep_supervision": 0.5},
+}
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 BASE = "unet"
 
 
 def compiled(name, arguments):
-    """An untrained model of one decoder."""
+    """An untrained model of one decoder, or of one of the variants."""
+    options = VARIANTS.get(name, {"decoder": name})
     keras.utils.set_random_seed(arguments.seed)
     model = tl_unet.build_unet(
         arguments.encoder,
         weights=arguments.weights,
         input_shape=(arguments.size, arguments.size, 3),
-        decoder=name,
         normalization="batch",
+        **options,
     )
     loss = tl_unet.DiceLoss() + tl_unet.FocalLoss(gamma=0.0)
     optimizer = keras.optimizers.Adam(arguments.learning_rate)
@@ -62,13 +69,15 @@ def train(models, dataset, epochs):
 
 def table(rows, seconds, pictures, arguments):
     """The table in Markdown, with what it was measured on."""
-    lines = ["| `decoder=` | parameters (M) | trained (M) | step / U-Net | validation IoU |"]
+    lines = ["| decoder | parameters (M) | trained (M) | step / U-Net | validation IoU |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name, row in rows.items():
         # The first step of each model traces its graph, and the last batch of an epoch may be a small one.
         ratios = [a / b for a, b in zip(seconds[name][1:], seconds[BASE][1:], strict=True)]
+        options = VARIANTS.get(name, {"decoder": name})
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         lines.append(
-            f'| `"{name}"` | {row["parameters"] / 1e6:.2f} | {row["trained"] / 1e6:.2f} | {statistics.median(ratios):.2f} '
+            f"| `{given}` | {row['parameters'] / 1e6:.2f} | {row['trained'] / 1e6:.2f} | {statistics.median(ratios):.2f} "
             f"| {row['iou']:.3f} |"
         )
     packages = ", ".join(f"{name} {version(name)}" for name in ("keras", "tensorflow"))
@@ -105,7 +114,8 @@ def main():
     parser.add_argument("--encoder", default="mobilenetv2")
     parser.add_argument("--weights", default="imagenet", help="imagenet, or a file")
     parser.add_argument(
-        "--decoders", help="some of them, by commas, the U-Net's first; default: all"
+        "--decoders",
+        help="some of them, by commas, the U-Net's first; default: all, and some variants",
     )
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument(
@@ -122,7 +132,8 @@ def main():
     parser.add_argument("--picture", type=pathlib.Path, default=DOCS / "images/decoders.png")
     arguments = parser.parse_args()
 
-    names = arguments.decoders.split(",") if arguments.decoders else tl_unet.list_decoders()
+    everything = [*tl_unet.list_decoders(), *VARIANTS]
+    names = arguments.decoders.split(",") if arguments.decoders else everything
     names = [BASE, *(name for name in names if name != BASE)]
     data = tl_unet.data.oxford_pets(
         arguments.data,

@@ -6,6 +6,7 @@ import time
 import keras
 import numpy as np
 
+from tl_unet.batch_norm import UpdateBatchNorm
 from tl_unet.classes import IGNORE, decide
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder
 from tl_unet.metrics import DiceCoefficient, IoU
@@ -16,6 +17,7 @@ from tl_unet.training.records import log_row, tensorboard_writers
 from tl_unet.unet import build_unet
 
 _SHOWN = 6  # validation images in the picture of each epoch
+_REPRESENTATIVE = 50  # batches, whose statistics are those of all
 _SLOWER = 2.0  # an epoch of the whole network against one of the decoder, before either was seen
 
 
@@ -130,7 +132,9 @@ class Training:
     def _epoch(self, model, epoch, stage):
         begun = time.perf_counter()
         _seed_dropout(model, self.options.seed, epoch)
-        progress = _Progress(self, epoch)
+        callbacks = [_Progress(self, epoch)]
+        if self.options.normalization == "batch":
+            callbacks.append(UpdateBatchNorm(self.data.plain_set(), batches=_REPRESENTATIVE))
         history = model.fit(
             self.data.training_set(epoch),
             validation_data=self.validation,
@@ -138,7 +142,7 @@ class Training:
             epochs=epoch,
             shuffle=False,  # the data set shuffles itself
             verbose=0,
-            callbacks=[progress],
+            callbacks=callbacks,
         ).history
         seconds = time.perf_counter() - begun
         self.seconds[stage].append(seconds)

@@ -38,6 +38,10 @@ class TrainingImages:
         augment = options.augment and augmentation(scale=0.3, seed=seed, **colour)
         return self._load("train", shuffle=True, augment=augment, seed=seed).dataset
 
+    def plain_set(self):
+        """The training images in random order, without augmentation."""
+        return self._load("train", shuffle=True, augment=False, seed=self.options.seed).dataset
+
     def validation_set(self):
         """The validation images."""
         return self._load("validation").dataset
