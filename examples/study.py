@@ -156,19 +156,23 @@ def command(study, row, seed, arguments):
     return [*shlex.split(options), *places]
 
 
-def read(folder, row):
-    """What a finished run found out about its model, or `None` if there is nothing yet."""
-    results = stored(folder)
+def read(path, row):
+    """What a finished run found out about its model, by its `results.json`, or `None` if there is nothing yet."""
+    results = stored(path)
     if results is None or results["status"] != "complete":
         return None
     entry = results["models"][row.model]
     return entry if "validation" in entry else None  # it was skipped, or diverged at once
 
 
-def stored(folder):
+def stored(path):
     """The results of a run, finished or not, or `None` if it has not begun."""
-    path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def results_path(output, name, row, seed):
+    """Where a run of a study writes its results."""
+    return output / name / f"{row.name}-seed{seed}" / "results.json"
 
 
 def run(name, arguments):
@@ -178,10 +182,15 @@ def run(name, arguments):
     # All rows with the first seed before the second seed: an unfinished study is still a comparison.
     for seed in study.seeds:
         for row in asked:
-            folder = arguments.output / name / f"{row.name}-seed{seed}"
-            if read(folder, row) is None:
-                resume = ["--resume"] if stored(folder) else []
-                call = [*command(study, row, seed, arguments), "--output", str(folder), *resume]
+            path = results_path(arguments.output, name, row, seed)
+            if read(path, row) is None:
+                resume = ["--resume"] if stored(path) else []
+                call = [
+                    *command(study, row, seed, arguments),
+                    "--output",
+                    str(path.parent),
+                    *resume,
+                ]
                 print(f"\n== {name}: {row.name}, seed {seed}", flush=True)
                 status = subprocess.run([sys.executable, SCRIPT, *call]).returncode
                 if status not in (0, SKIPPED):
@@ -189,12 +198,13 @@ def run(name, arguments):
             write_text(arguments.output / name / "table.md", table(name, arguments.output))
 
 
-def table(name, output):
+def table(name, output, path_of=results_path):
     """The question, and what each row has found.
 
     Args:
         name: of the study.
         output: the directory that holds the studies.
+        path_of: function of output, name, row and seed: where the results of a run are.
 
     Returns:
         Markdown.
@@ -202,7 +212,7 @@ def table(name, output):
     study = STUDIES[name]
     found = []
     for row in study.rows:
-        runs = [read(output / name / f"{row.name}-seed{seed}", row) for seed in study.seeds]
+        runs = [read(path_of(output, name, row, seed), row) for seed in study.seeds]
         found.append((row, [run for run in runs if run]))
     rows = _beside_the_paper(found) if study.published else _means(found)
     return f"{study.question}\n\nAll rows: `{study.common}`.\n\n" + "\n".join(rows) + "\n"

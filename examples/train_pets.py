@@ -29,7 +29,7 @@ import tl_unet.data
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One `fit`: what it trains on, for how long, and how fast it learns (the rate falls along a cosine)."""
+    """One `fit`: what it trains on, for how long, and how fast it learns (the rate falls along a cosine; `encoder_share` of it is the encoder's)."""
 
     name: str
     size: int
@@ -37,6 +37,7 @@ class Stage:
     learning_rate: float
     frozen: bool
     batch_size: int = 16
+    encoder_share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ RECIPES = {
         (
             Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
             Stage("small", size=160, epochs=4, learning_rate=3e-5, frozen=False, batch_size=8),
-            Stage("full", size=256, epochs=3, learning_rate=3e-5, frozen=False, batch_size=8),
+            Stage("full", 256, 2, 3e-4, frozen=False, batch_size=8, encoder_share=0.1),
         ),
     ),
     "light": Recipe(
@@ -128,6 +129,31 @@ def metrics():
     ]
 
 
+@keras.saving.register_keras_serializable(package="train_pets")
+class TwoRates(keras.optimizers.AdamW):
+    """AdamW that moves some weights, known by their paths, by a share of the learning rate."""
+
+    def __init__(self, learning_rate=1e-3, share=1.0, slow=(), **options):
+        super().__init__(learning_rate, **options)
+        self.share, self.slow = share, list(slow)
+        self._slow_ids = set()
+
+    def build(self, variables):
+        """Find the slow ones. TensorFlow's optimizers are given the variables inside Keras' own."""
+        super().build(variables)
+        slow = [variable for variable in variables if variable.path in set(self.slow)]
+        self._slow_ids = {id(variable) for variable in (*slow, *(v.value for v in slow))}
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable."""
+        share = self.share if id(variable) in self._slow_ids else 1.0
+        super().update_step(gradient, variable, learning_rate * share)
+
+    def get_config(self):
+        """The arguments."""
+        return {**super().get_config(), "share": self.share, "slow": self.slow}
+
+
 def compile_model(model, stage, steps):
     """Dice and cross-entropy; AdamW, warmed up for half an epoch, then falling along a cosine."""
     rate = keras.optimizers.schedules.CosineDecay(
@@ -137,32 +163,13 @@ def compile_model(model, stage, steps):
         warmup_steps=steps // 2,
         alpha=0.02,
     )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0)
+    # VGG16's kernels are small, and were learned long ago.
+    slow = [variable.path for variable in model.get_layer("encoder").trainable_variables]
+    optimizer = TwoRates(
+        rate, share=stage.encoder_share, slow=slow, weight_decay=0.01, global_clipnorm=1.0
+    )
     loss = tl_unet.DiceLoss() + keras.losses.BinaryCrossentropy()
     model.compile(optimizer, loss, metrics=metrics())
-
-
-def load_data(arguments, stage, augmented=True):
-    """The paper's split; what the trainer sees is flipped, turned, scaled and recoloured anew in each epoch."""
-    augment = None
-    if augmented:
-        augment = tl_unet.data.augmentation(
-            rotation=15,
-            scale=0.3,
-            translation=0.1,
-            brightness=0.1,
-            contrast=0.2,
-            saturation=0.3,
-            seed=arguments.seed,
-        )
-    return tl_unet.data.oxford_pets(
-        arguments.data,
-        size=stage.size,
-        batch_size=stage.batch_size,
-        augment=augment,
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
 
 
 class Seconds(keras.callbacks.Callback):

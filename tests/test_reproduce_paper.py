@@ -83,6 +83,7 @@ def test_corrected_recipe_removes_the_confounds():
             {"decoder_filters": [576, 196, 144, 96, 32], "input_skip": False},
         ),
         (["--normalization", "batch"], {"normalization": "batch"}),
+        (["--normalize-features", "off"], {"normalize_features": False}),
     ],
 )
 def test_an_override_changes_one_thing_of_the_recipe(arguments, changed):

@@ -9,12 +9,19 @@ import pytest
 pytest.importorskip("scipy")
 
 import results
+import study
 from marks import insert
 from test_study_and_pets import finished
 
 
+def kept(root, study, run, model, iou):
+    """A finished run as the results page keeps it."""
+    finished(root / study / run, model, iou)
+    (root / study / run / "results.json").rename(root / study / f"{run}.json")
+
+
 def test_the_short_table_has_the_papers_scores_beside_ours(tmp_path):
-    finished(tmp_path / "claim" / "munet-seed0", "munet", 0.7)
+    kept(tmp_path, "claim", "munet-seed0", "munet", 0.7)
     lines = results.summary(tmp_path).splitlines()
     assert "| M-Unet | 0.801 | 0.500 | 0.700 | 0.700 | 2 of 3 |" in lines
     assert "| R-Unet | 0.757 | not run here | not run here | not run here | – |" in lines
@@ -22,9 +29,9 @@ def test_the_short_table_has_the_papers_scores_beside_ours(tmp_path):
 
 def test_ranks_are_correlated_where_encoders_differ_on_imagenet(tmp_path):
     for name, iou in (("vunet", 0.6), ("munet", 0.7)):
-        finished(tmp_path / "claim" / f"{name}-seed0", name, iou)
-        finished(tmp_path / "corrected" / f"{name}-seed0", name, iou)
-    finished(tmp_path / "corrected" / "dunet-seed0", "dunet", 0.8)
+        kept(tmp_path, "claim", f"{name}-seed0", name, iou)
+        kept(tmp_path, "corrected", f"{name}-seed0", name, iou)
+    kept(tmp_path, "corrected", "dunet-seed0", "dunet", 0.8)
     _, _, paper, _, equal, three = results.ranks(tmp_path).splitlines()
     assert paper.endswith("| -0.21, of 4 |")
     assert equal.endswith("| none: no two differ on ImageNet |")
@@ -48,6 +55,22 @@ def test_the_pages_have_the_marks_once(marks):
     for page in results.PAGES:
         text = page.read_text(encoding="utf-8")
         assert insert(text, *marks, "new") != text
+
+
+KEPT = [name for name in study.STUDIES if (results.RESULTS / name).exists()]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_table_of_a_study_is_that_of_the_kept_runs(name):
+    kept_table = (results.RESULTS / name / "table.md").read_text("utf-8")
+    assert kept_table == study.table(name, results.RESULTS, results.kept_path)
+    assert f"results/{name}/table.md" in (results.RESULTS / "index.md").read_text("utf-8")
+
+
+def test_the_pages_show_the_scores_of_the_kept_runs():
+    assert (results.RESULTS / "ranks.md").read_text("utf-8") == results.ranks()
+    for page in results.PAGES:
+        assert results.summary() in page.read_text("utf-8")
 
 
 def test_the_pages_show_the_scores_of_the_pets_run_that_is_kept():

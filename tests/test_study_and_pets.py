@@ -9,11 +9,14 @@ import subprocess
 import types
 
 import keras
+import numpy as np
 import pytest
 import study
 import train_pets
 from conftest import shared_path
-from tiny import tiny_unet
+from tiny import shallow_unet, tiny_unet
+
+import tl_unet
 
 
 def finished(folder, model, iou):
@@ -96,6 +99,33 @@ def test_the_models_of_the_pets_recipes_reach_a_stride_of_32_with_normalized_map
     assert maps[-1].shape[1:3] == (2, 2)
     normalized = any(isinstance(layer, keras.layers.BatchNormalization) for layer in encoder.layers)
     assert normalized or {f"feature{2**i}_norm" for i in range(6)} <= names
+
+
+def test_an_encoders_share_of_the_rate_is_that_of_its_steps_also_after_saving(image):
+    def change(share):
+        keras.utils.set_random_seed(0)
+        model = shallow_unet(normalization="batch")
+        stage = train_pets.Stage("full", 32, 1, 1e-3, frozen=False, encoder_share=share)
+        train_pets.compile_model(model, stage, steps=10)
+        tl_unet.unfreeze_encoder(model)  # from the optimizer's configuration
+        encoder = model.get_layer("encoder").trainable_variables
+        before = [variable.numpy() for variable in model.trainable_variables]
+        for _ in range(3):
+            model.train_on_batch(image, (image[..., :1] > 128).astype("float32"))
+        moved = [
+            abs(v - old).mean() for v, old in zip(model.trainable_variables, before, strict=True)
+        ]
+        paths = {variable.path for variable in encoder}
+        inside = [variable.path in paths for variable in model.trainable_variables]
+        return [
+            np.mean([m for m, i in zip(moved, inside, strict=True) if i == wanted])
+            for wanted in (True, False)
+        ]
+
+    encoder, decoder = change(1.0)
+    slow, same = change(0.1)
+    assert 0.08 < slow / encoder < 0.13
+    assert 0.9 < same / decoder < 1.1
 
 
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):

@@ -2,9 +2,10 @@
 
     python tools/results.py --studies runs/study --pets runs/pets --authors logs/ --data oxford_pets/
 
-For each run, `docs/results/` gets its `results.json` and its history as they are; for each study, its table; for each of the paper's
-models, its curves with the authors' own behind them (with those of the paper's recipe behind those of the corrected one). `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study
-"claim" is written into README.md and the results page, where its marks are, and so are the scores of the pets recipe.
+For each run, `docs/results/` gets its `results.json` and its history as they are. Tables and figures are then made of the files that are there, of these runs and
+of earlier ones: for each study, its table; for each of the paper's models, its curves with the authors' own behind them (with those of the paper's recipe behind those of the corrected
+one). `--authors` is the directory of the authors' logs (`munet.csv`, ...). The short table of the study "claim" is written into README.md and the results page, where its marks
+are, and so are the scores of the pets recipe.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from paper.files import write_text  # noqa: E402
 from paper.published import PUBLISHED  # noqa: E402
 from paper.recipes import MODELS  # noqa: E402
 from paper.training import best_epoch, read_history  # noqa: E402
-from study import STUDIES, read, stored, table  # noqa: E402
+from study import STUDIES, read, results_path, stored, table  # noqa: E402
 
 from tl_unet import plotting  # noqa: E402
 
@@ -57,16 +58,22 @@ def authors_history(path):
     return history
 
 
-def overlay(study, row, studies, authors):
+def kept_path(root, study, row, seed):
+    """Where the results of a run are kept; its history is beside them."""
+    return root / study / f"{row.name}-seed{seed}.json"
+
+
+def overlay(study, row, authors):
     """A run's curves with others behind them: another study's, or the authors', their epochs drawn to the length of ours."""
-    run = f"{row.name}-seed{STUDIES[study].seeds[0]}"
-    history = history_of(studies / study / run, row)
+    path = kept_path(RESULTS, study, row, STUDIES[study].seeds[0])
+    history = read_history(path.with_suffix(".csv"))
     if study in BESIDE:
-        other, label, pace = history_of(studies / BESIDE[study] / run, row), "the paper's recipe", 1
+        other = read_history(RESULTS / BESIDE[study] / path.with_suffix(".csv").name)
+        label, pace = "the paper's recipe", 1
         title = "the corrected recipe and the paper's"
     else:
         other = authors_history(authors / f"{row.model.replace('-', '_')}.csv")
-        pace = read(studies / study / run, row)["learning_rate"] / PAPER_RATE
+        pace = read(path, row)["learning_rate"] / PAPER_RATE
         label = "authors" + (f" ({pace:g} epochs on one)" if pace != 1 else "")
         title = "our run and the authors'"
     return plotting.learning_curves(
@@ -80,39 +87,32 @@ def overlay(study, row, studies, authors):
     )
 
 
-def history_of(folder, row):
-    """The epochs of a run."""
-    return read_history(folder / "history" / f"{row.model}.csv")
-
-
 def collect(name, studies, authors):
-    """Copies and draws what there is of a study."""
-    target = RESULTS / name
+    """Copies what there is of a study, and draws it."""
+    study, target = STUDIES[name], RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
-    write_text(target / "table.md", table(name, studies))
-    for row in STUDIES[name].rows:
-        for seed in STUDIES[name].seeds:
-            run = f"{row.name}-seed{seed}"
-            folder = studies / name / run
-            if read(folder, row) is None:
-                continue
-            shutil.copy(folder / "results.json", target / f"{run}.json")
-            record = folder / "history" / f"{row.model}.csv"
-            shutil.copy(record, target / f"{run}.csv")
-            if STUDIES[name].published:
-                save(overlay(name, row, studies, authors), target / f"{row.name}.png")
+    for row in study.rows:
+        for seed in study.seeds:
+            path, kept = results_path(studies, name, row, seed), kept_path(RESULTS, name, row, seed)
+            if read(path, row):
+                shutil.copy(path, kept)
+                shutil.copy(path.parent / "history" / f"{row.model}.csv", kept.with_suffix(".csv"))
+        if study.published and kept_path(RESULTS, name, row, study.seeds[0]).exists():
+            save(overlay(name, row, authors), target / f"{row.name}.png")
+    write_text(target / "table.md", table(name, RESULTS, kept_path))
 
 
 def prediction_figure(name, studies, data):
     """What the models of a study predict for the same test pictures, side by side."""
     columns, heads = {}, {}
     for row in STUDIES[name].rows:
-        folder = studies / name / f"{row.name}-seed{STUDIES[name].seeds[0]}"
-        if read(folder, row):
+        path = results_path(studies, name, row, STUDIES[name].seeds[0])
+        folder = path.parent
+        if read(path, row):
             title = MODELS[row.model].title
             columns[title] = np.load(folder / "predictions" / f"{row.model}.npy")
             heads[title] = head(folder / "models" / f"{row.model}.keras")
-            options = stored(folder)["configuration"]
+            options = stored(path)["configuration"]
     if columns:
         parts = pictures.load(types.SimpleNamespace(**options | {"data": data}))
         images, masks, names = pictures.examples(parts, PICTURES)
@@ -151,7 +151,7 @@ def spread(columns, heads):
     return "\n".join([*lines, ""])
 
 
-def dots(name, studies, title):
+def dots(name, title):
     """The test scores of each row of a study: a dot a seed, a bar at their mean."""
     rows = [
         (row.name, runs)
@@ -160,7 +160,7 @@ def dots(name, studies, title):
             runs := [
                 run["test"]
                 for seed in STUDIES[name].seeds
-                if (run := read(studies / name / f"{row.name}-seed{seed}", row))
+                if (run := read(kept_path(RESULTS, name, row, seed), row))
             ]
         )
     ]
@@ -184,19 +184,19 @@ def dots(name, studies, title):
     save(figure, RESULTS / name / "scores.png")
 
 
-def first_run(study, row, studies):
+def first_run(study, row, root):
     """What a row found with the study's first seed, or `None`."""
-    return read(studies / study / f"{row.name}-seed{STUDIES[study].seeds[0]}", row)
+    return read(kept_path(root, study, row, STUDIES[study].seeds[0]), row)
 
 
-def summary(studies):
+def summary(root=RESULTS):
     """The study "claim" in short, as Markdown: the paper's scores beside ours."""
     lines = [
         "| model | soft Dice, paper | soft Dice, ours | IoU, validation | IoU, test | epochs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in STUDIES["claim"].rows:
-        run = first_run("claim", row, studies)
+        run = first_run("claim", row, root)
         cells = ["not run here"] * 3 + ["–"]
         if run:
             best = run["validation"]
@@ -207,13 +207,13 @@ def summary(studies):
     return "\n".join(lines)
 
 
-def ranks(studies):
+def ranks(root=RESULTS):
     """Whether the accuracy of frozen encoders on ImageNet goes with their scores in a U-Net: rank correlations, as Markdown."""
     ours = {
         study: {
             row.model: run["validation"]["hard_iou"]
             for row in STUDIES[study].rows
-            if row.model in IMAGENET and (run := first_run(study, row, studies))
+            if row.model in IMAGENET and (run := first_run(study, row, root))
         }
         for study in ("claim", "corrected")
     }
@@ -293,11 +293,11 @@ def main():
             if STUDIES[name].published:
                 prediction_figure(name, arguments.studies, arguments.data)
             else:
-                dots(name, arguments.studies, STUDIES[name].question)
+                dots(name, STUDIES[name].question)
         for page in PAGES:
             text = page.read_text(encoding="utf-8")
-            write_text(page, insert(text, START, END, summary(arguments.studies)))
-        write_text(RESULTS / "ranks.md", ranks(arguments.studies))
+            write_text(page, insert(text, START, END, summary()))
+        write_text(RESULTS / "ranks.md", ranks())
     if arguments.pets:
         pets(arguments.pets)
 
