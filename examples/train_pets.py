@@ -7,7 +7,7 @@ over the mirrored picture, and over both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights vgg16_imagenet_notop.weights.h5
-    python examples/train_pets.py --recipe light                        # MobileNetV2: a small model
+    python examples/train_pets.py --recipe mobilenetv2                  # a smaller model
     python examples/train_pets.py --fast                                # ten minutes: MobileNetV2, smaller pictures
     python examples/train_pets.py --evaluate my/images my/masks         # scores of the trained model on a folder
 """
@@ -59,7 +59,7 @@ class Recipe:
 
 # Much of the learning happens on small pictures, where an epoch is cheap; the last stage adapts to the full size.
 RECIPES = {
-    "best": Recipe(
+    "vgg16": Recipe(
         "vgg16",
         (256, 128, 64, 32, 16),
         "mixed_bfloat16",  # a step takes about half as long where the processor has instructions for it
@@ -69,7 +69,7 @@ RECIPES = {
             Stage("full", 256, 2, 3e-4, frozen=False, batch_size=8, encoder_share=0.1),
         ),
     ),
-    "light": Recipe(
+    "mobilenetv2": Recipe(
         "mobilenetv2",
         (128, 64, 48, 24, 16),
         "float32",
@@ -262,14 +262,14 @@ def parse_arguments():
     add(
         "--weights",
         default="imagenet",
-        help="imagenet (default: Keras downloads), or a file of the recipe's encoder without its top: VGG16, or MobileNetV2 for light and fast",
+        help="imagenet (default: Keras downloads), or a file of the recipe's encoder without its top: VGG16, or MobileNetV2 for the others",
     )
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/pets"), help="default: runs/pets")
     add(
         "--recipe",
         choices=RECIPES,
-        default="best",
-        help="best (default): VGG16, in bfloat16; light: MobileNetV2; fast: it, on smaller pictures",
+        default="vgg16",
+        help="vgg16 (default), in bfloat16; mobilenetv2, a smaller model; fast: it, on smaller pictures",
     )
     add(
         "--fast",
