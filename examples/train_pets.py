@@ -172,6 +172,29 @@ def compile_model(model, stage, steps):
     model.compile(optimizer, loss, metrics=metrics())
 
 
+def load_data(arguments, stage, augmented=True):
+    """The paper's split; what the trainer sees is flipped, turned, scaled and recoloured anew in each epoch."""
+    augment = None
+    if augmented:
+        augment = tl_unet.data.augmentation(
+            rotation=15,
+            scale=0.3,
+            translation=0.1,
+            brightness=0.1,
+            contrast=0.2,
+            saturation=0.3,
+            seed=arguments.seed,
+        )
+    return tl_unet.data.oxford_pets(
+        arguments.data,
+        size=stage.size,
+        batch_size=stage.batch_size,
+        augment=augment,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+
+
 class Seconds(keras.callbacks.Callback):
     """Adds the seconds of each epoch, with its validation, to the log."""
 
