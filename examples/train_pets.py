@@ -8,7 +8,7 @@ over the mirrored picture, and over both in three sizes.
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights vgg16_imagenet_notop.weights.h5
     python examples/train_pets.py --recipe mobilenetv2                  # a smaller model
-    python examples/train_pets.py --fast                                # ten minutes: MobileNetV2, smaller pictures
+    python examples/train_pets.py --fast                                # MobileNetV2, fewer epochs on smaller pictures
     python examples/train_pets.py --evaluate my/images my/masks         # scores of the trained model on a folder
 """
 
@@ -304,7 +304,7 @@ def parse_arguments():
     add(
         "--dtype-policy",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        help="of Keras; default: the recipe's. Processors without bfloat16 are faster in float32",
+        help="of Keras; default: the recipe's; try float32 on processors without bfloat16",
     )
     add(
         "--limit",
