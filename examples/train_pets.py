@@ -75,8 +75,8 @@ RECIPES = {
         "float32",
         (
             Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
-            Stage("small", size=160, epochs=10, learning_rate=3e-4, frozen=False),
-            Stage("full", size=256, epochs=6, learning_rate=2e-4, frozen=False),
+            Stage("small", size=160, epochs=8, learning_rate=3e-4, frozen=False),
+            Stage("full", size=256, epochs=7, learning_rate=2e-4, frozen=False),
         ),
     ),
     "fast": Recipe(
@@ -233,7 +233,7 @@ def fit_stage(model, stage, arguments):
                 keras.callbacks.TerminateOnNaN(),
                 Seconds(),
                 # Judged with the statistics of augmented pictures, this model lost two points of IoU.
-                tl_unet.UpdateBatchNorm(plain, batches=100),
+                tl_unet.UpdateBatchNorm(plain, batches=640 // stage.batch_size),
                 keras.callbacks.ModelCheckpoint(
                     checkpoint(folder, "{epoch}"), save_weights_only=True
                 ),

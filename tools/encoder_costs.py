@@ -156,7 +156,9 @@ def main():
     parser.add_argument("--page", default=str(PAGE), help='"" prints the table instead')
     arguments = parser.parse_args()
 
-    machine = f"TensorFlow {tf.__version__}, {os.cpu_count()} CPU cores"
+    # What this process may use, on systems that tell.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = f"TensorFlow {tf.__version__}, {cores} CPU core{'s' * (cores > 1)}"
     if gpus := tf.config.list_physical_devices("GPU"):
         machine += f", {len(gpus)} GPU"
     setting = {key: getattr(arguments, key) for key in ("size", "batch", "repeats")}
