@@ -8,7 +8,10 @@ For each encoder a U-Net with default arguments but `normalization="batch"` (and
 whole U-Net. GFLOPs are counted by TensorFlow's public profiler (`tf.compat.v1.profiler`) on the inference graph of one image: a multiply-add is two
 operations, and what the profiler has no rule for (resampling, padding, concatenation) counts nothing. Times are those of one step of `train_on_batch`, frozen and
 not, and of predicting one image, without XLA; each is divided by the same time of MobileNetV2, measured in turn with it in the same process, so that
-a machine that slows down slows both. The median of the repeats is taken.
+a machine that slows down slows both. The median of the repeats is taken. On a machine that other work shares, `--clock cpu` counts processor seconds in place of the
+clock's; use it with one core, since it adds up those of all:
+
+    taskset -c 1 python tools/encoder_costs.py --clock cpu
 
 A finished row is kept in the JSON file and skipped by the next run; delete the file to measure anew.
 """
@@ -39,6 +42,7 @@ START, END = (
 )
 BASE = "mobilenetv2"
 TIMES = ("frozen", "full", "latency")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 HEADER = (
     "| `encoder=` | parameters (M) | GFLOPs | step, frozen | step, full | latency |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: |"
@@ -87,11 +91,11 @@ def prediction(model, size):
     return lambda: predict(image).numpy()
 
 
-def seconds(call):
+def seconds(call, clock):
     """How long a call takes."""
-    start = time.perf_counter()
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @functools.cache
@@ -102,25 +106,26 @@ def base_calls(size, batch):
     return dict(zip(TIMES, calls, strict=True))
 
 
-def compare(own, base, repeats):
+def compare(own, base, repeats, clock):
     """The medians of two calls made in turn, and their ratio."""
     own(), base()  # the first call traces the graph
-    pairs = [(seconds(own), seconds(base)) for _ in range(repeats)]
+    pairs = [(seconds(own, clock), seconds(base, clock)) for _ in range(repeats)]
     own, base = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {"seconds": own, f"{BASE}_seconds": base, "ratio": own / base}
 
 
-def measure(name, size, batch, repeats):
+def measure(name, size, batch, repeats, clock):
     """The row of one encoder."""
+    timing = repeats, CLOCKS[clock]
     base = base_calls(size, batch)
     # One model after the other: the largest encoders fill the memory once.
     model = unet(name, size, freeze=True)
-    row = {"frozen": compare(step(model, size, batch), base["frozen"], repeats)}
+    row = {"frozen": compare(step(model, size, batch), base["frozen"], *timing)}
     del model
     gc.collect()
     model = unet(name, size, freeze=False)
-    row["full"] = compare(step(model, size, batch), base["full"], repeats)
-    row["latency"] = compare(prediction(model, size), base["latency"], repeats)
+    row["full"] = compare(step(model, size, batch), base["full"], *timing)
+    row["latency"] = compare(prediction(model, size), base["latency"], *timing)
     return {"parameters": model.count_params(), "gflops": gflops(model), **row}
 
 
@@ -136,7 +141,7 @@ def table(document):
     setting = document["setting"]
     caption = (
         f"*U-Nets at {setting['size']}x{setting['size']}; times relative to `{BASE}`: a training step of {setting['batch']} images with the encoder "
-        f"frozen and not, and the prediction of one image. {setting['machine']}, median of {setting['repeats']}. Made by `tools/encoder_costs.py`.*"
+        f"frozen and not, and the prediction of one image. {setting['machine']}{', processor seconds' * (setting['clock'] == 'cpu')}, median of {setting['repeats']}. Made by `tools/encoder_costs.py`.*"
     )
     return "\n".join(["", caption, "", HEADER, *lines, ""])
 
@@ -152,6 +157,7 @@ def main():
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="default: wall")
     parser.add_argument("--json", type=pathlib.Path, default=PAGE.with_name("encoder-costs.json"))
     parser.add_argument("--page", default=str(PAGE), help='"" prints the table instead')
     arguments = parser.parse_args()
@@ -161,7 +167,7 @@ def main():
     machine = f"TensorFlow {tf.__version__}, {cores} CPU core{'s' * (cores > 1)}"
     if gpus := tf.config.list_physical_devices("GPU"):
         machine += f", {len(gpus)} GPU"
-    setting = {key: getattr(arguments, key) for key in ("size", "batch", "repeats")}
+    setting = {key: getattr(arguments, key) for key in ("size", "batch", "repeats", "clock")}
     document = {"setting": {**setting, "machine": machine}, "rows": {}}
     if arguments.json.exists():
         kept = json.loads(arguments.json.read_text())
@@ -178,7 +184,10 @@ def main():
         if name in document["rows"]:
             continue
         start = time.perf_counter()
-        document["rows"][name] = measure(name, arguments.size, arguments.batch, arguments.repeats)
+        document["rows"][name] = measure(
+            name, arguments.size, arguments.batch, arguments.repeats, arguments.clock
+        )
+        keras.utils.clear_session()  # else the memory fills with the models before
         gc.collect()
         # Written aside and moved, so that an interrupted run leaves the rows before it.
         draft = arguments.json.with_suffix(".part")
