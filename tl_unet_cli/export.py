@@ -35,7 +35,11 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File or folder to write.", show_default=False
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File or folder to write. A folder that is there is replaced only if it is an earlier export or empty.",
+            show_default=False,
         ),
     ],
     format: Annotated[
@@ -74,7 +78,7 @@ def export(
     seen = fixed or trained.get("size") or 256
     if format.startswith("litert") and fixed is None:
         fixed = tuple(trained["size"]) if trained else None  # LiteRT resizes to known sides only
-    with failures():
+    with failures(usage=FileExistsError):
         pictures = _pictures(network, model, images, seen, count)
         if format.endswith("int8") and pictures is None:
             raise typer.BadParameter(
