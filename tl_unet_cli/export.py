@@ -109,7 +109,7 @@ def _pictures(network, model, images, size, count):
     """Real pictures as the model sees them, or `None` where there are none."""
     import numpy as np
 
-    from tl_unet.pictures import find_pictures, read_resized
+    from tl_unet.pictures import find_pictures, read_resized, warn_once
     from tl_unet.runs import RunFolder
 
     if images is not None:
@@ -125,7 +125,8 @@ def _pictures(network, model, images, size, count):
     if not paths:
         return None
     chosen = paths[:: max(1, len(paths) // count)][:count]
-    return np.stack([read_resized(path, network, size) for path in chosen]).astype("float32")
+    warn = warn_once()
+    return np.stack([read_resized(path, network, size, warn) for path in chosen]).astype("float32")
 
 
 def _compare(network, path, pictures):
