@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+from tiny import shallow_unet, tiny_unet
 
 from tl_unet import (
     CrossentropyLoss,
@@ -17,6 +18,7 @@ from tl_unet import (
     TverskyLoss,
     balanced_class_weights,
 )
+from tl_unet.classes import check_decidable
 
 NAMES = ["background", "cat", "dog"]
 
@@ -195,3 +197,42 @@ def test_weights_bring_a_rare_class_out():
         found = model.predict(images, verbose=0).argmax(-1)
         recall[name] = (found[masks[..., 0] == 1] == 1).mean()
     assert recall["balanced"] > recall["plain"] + 0.2, recall
+
+
+def test_a_model_of_probabilities_of_exclusive_classes_can_be_decided():
+    logits = pixel_model(1, activation=None)
+    for model in (
+        pixel_model(1, "sigmoid"),
+        pixel_model(3),
+        shallow_unet(),
+        keras.Model(logits.input, keras.ops.sigmoid(logits.output)),  # no layer has that
+        keras.Sequential([logits, keras.layers.Activation("sigmoid")]),
+    ):
+        check_decidable(model)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("kind", ["plain", "nested", "deeply supervised"])
+def test_logits_are_refused_and_the_remedy_is_one(classes, kind):
+    if kind == "deeply supervised":
+        options = {"decoder": "unetplusplus", "deep_supervision": True}
+        model = tiny_unet(classes=classes, activation=None, **options)
+    else:
+        model = shallow_unet(classes=classes, activation=None)
+    if kind == "nested":
+        image = keras.Input((None, None, 3))
+        model = keras.Model(image, model(image))
+    with pytest.raises(ValueError, match="logits.*'mask'") as error:
+        check_decidable(model)
+    remedy = eval(str(error.value).split("`")[1], {"keras": keras, "model": model})
+    check_decidable(remedy)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3))
+    probabilities = np.asarray(remedy(image))
+    assert probabilities.min() >= 0
+    if classes > 1:
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_classes_that_may_overlap_are_refused():
+    with pytest.raises(ValueError, match="may overlap.*threshold for each class"):
+        check_decidable(shallow_unet(classes=3, activation="sigmoid"))

@@ -12,8 +12,9 @@ import pytest
 from encoder_parameters import PAGE, parameters
 from PIL import Image
 from test_cli_train import run
-from test_prediction_files import bright, half
+from test_prediction_files import bright, fixed_sides, half
 from test_training import write_pairs
+from tiny import tiny_unet
 from typer.testing import CliRunner
 
 import tl_unet
@@ -179,10 +180,10 @@ def test_predict_resizes_as_the_training_unless_told_otherwise(trained, tmp_path
     ):
         run("predict", path, images, "-o", tmp_path / "masks", *options)
     assert seen == [
-        ([32, 32], 512, False, 0.5),
-        (None, 512, False, 0.5),
+        ([32, 32], None, False, 0.5),
+        (None, None, False, 0.5),
         (None, 64, True, 0.5),
-        ((16, 24), 512, False, 0.3),
+        ((16, 24), None, False, 0.3),
     ]
 
 
@@ -195,6 +196,30 @@ def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
     run("predict", folder, images, *masks, "--tile", "32", "--overlap", "20", status=2)
     result = run("predict", folder, images, "-o", images, status=2)
     assert "would overwrite" in result.stderr
+
+
+def test_tiles_that_the_model_does_not_take_are_wrong_usage(trained, tmp_path):
+    _, images, _ = trained
+    fixed_sides(16, 16).save(tmp_path / "fixed.keras")
+    arguments = ["predict", tmp_path / "fixed.keras", images, "-o", tmp_path / "masks"]
+    assert "(16, 16)" in run(*arguments, "--tile", "512", status=2).stderr
+    run(*arguments, "--tile", "16")
+    run(*arguments)
+
+
+def test_small_tiles_need_no_overlap(trained, tmp_path):
+    folder, images, _ = trained
+    run("predict", folder, images, "-o", tmp_path / "masks", "--tile", "16")
+
+
+def test_a_model_of_logits_ends_with_1(trained, tmp_path):
+    _, images, masks = trained
+    path = tmp_path / "logits.keras"
+    tiny_unet(activation=None).save(path)
+    found = run("predict", path, images, "-o", tmp_path / "masks", status=1)
+    assert "gives logits" in found.stderr
+    found = run("evaluate", path, "--images", images, "--masks", masks, status=1)
+    assert "gives logits" in found.stderr
 
 
 def test_an_output_that_cannot_be_written_ends_with_1(trained, tmp_path):
@@ -258,6 +283,13 @@ def test_export_compares_with_keras_on_the_trainings_pictures(trained, tmp_path)
     result = run("export", folder, "-f", "saved-model", "-o", tmp_path / "saved")
     assert "on 2 pictures" in result.stdout
     assert (tmp_path / "saved" / "saved_model.pb").exists()
+
+
+def test_an_export_does_not_replace_a_training(trained):
+    folder, _, _ = trained
+    result = run("export", folder, "-o", folder, status=2)
+    assert "choose another path" in result.stderr
+    assert (folder / "model.keras").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Decoding, caching, order and batching, as every data source has them."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tl_unet.data import Subset, augmentation, shapes
+from tl_unet.data import Subset, augmentation, image_mask_dataset, shapes
 from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import build_subset, decode_image, decode_mask, load_pair
 
@@ -174,6 +175,38 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     pixels = np.array([[0, 257 * 100, 65535]], np.uint16)
     image = np.asarray(decode_image(encoded(Image.fromarray(pixels)), channels=1))
     np.testing.assert_array_equal(image, [[0, 100, 255]])
+
+
+def sixteen_bits(highest, mode="I;16"):
+    pixels = np.linspace(0, highest, 64).astype("uint16" if mode == "I;16" else "int32")
+    return Image.fromarray(pixels.reshape(8, 8))
+
+
+def test_pictures_of_12_bits_in_16_are_told_once_a_data_set(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for i in range(6):
+        sixteen_bits(4095).save(tmp_path / "images" / f"scan_{i}.png")
+        Image.new("L", (8, 8), 1).save(tmp_path / "masks" / f"scan_{i}.png")
+    with pytest.warns(UserWarning, match="12-bit") as told:
+        subset = image_mask_dataset(tmp_path / "images", tmp_path / "masks", size=8)
+    (text,) = [str(warning.message) for warning in told if "12-bit" in str(warning.message)]
+    assert re.search(r"scan_\d\.png: its 16-bit values reach only 4095\..* 16 grey levels", text)
+    assert float(np.max(next(iter(subset.dataset))[0])) == 15  # told, and not guessed
+
+
+@pytest.mark.parametrize("highest", [0, 16 * 257, 65535])
+def test_the_full_range_of_16_bits_and_black_are_not_told(highest, recwarn):
+    decode_image(encoded(sixteen_bits(highest)), channels=1)
+    assert not [w for w in recwarn if "grey levels" in str(w.message)]
+
+
+@pytest.mark.parametrize(("highest", "advice"), [(255, "8-bit PNG"), (256, "full range")])
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_whole_numbers_that_would_become_black_are_an_error(highest, advice, mode):
+    data = encoded(sixteen_bits(highest, mode), "TIFF")
+    with pytest.raises(ValueError, match=f"reach only {highest}.*black.*{advice}"):
+        decode_image(data, channels=1)
 
 
 def test_exif_orientation_is_respected_unless_the_stored_pixels_count():

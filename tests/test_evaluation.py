@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import keras
 import numpy as np
@@ -156,6 +157,22 @@ def test_scores_of_classes_have_their_names_in_every_file(pairs, tmp_path):
 def test_names_of_another_number_are_an_error_before_the_work():
     with pytest.raises(ValueError, match="class_names has 2"):
         evaluate_folder(reading(), "nowhere", "nowhere", class_names=["a", "b"])
+
+
+def test_logits_and_classes_that_may_overlap_are_an_error_before_the_work():
+    with pytest.raises(ValueError, match="logits"):
+        evaluate_folder(tiny_unet(activation=None), "nowhere", "nowhere")
+    with pytest.raises(ValueError, match="may overlap"):
+        evaluate_folder(tiny_unet(classes=2, activation="sigmoid"), "nowhere", "nowhere")
+
+
+def test_without_scipy_an_error_before_the_work_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match="pip install .*scipy"):
+        evaluate_folder(reading(), "nowhere", "nowhere")
+    found = Evaluation(["a", "b"], np.ones((2, 2, 3), int), np.eye(2, dtype=int), 1)
+    with pytest.raises(ImportError, match="pip install .*scipy"):
+        found.summary()
 
 
 def test_labels_of_more_classes_than_the_model_has_are_an_error(pairs):

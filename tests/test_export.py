@@ -75,6 +75,80 @@ def test_an_exported_model_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Formats that are written in a moment, and what was written of them."""
+    written = []
+
+    def directory(model, path, signature, images):
+        written.append(path)
+        path.mkdir()
+        for name in ("saved_model.pb", "fingerprint.pb"):
+            (path / name).write_text("new")
+
+    def file(model, path, signature, images):
+        written.append(path)
+        path.write_text("new")
+
+    writers = {"saved-model": directory, "litert": file, "openvino": file}
+    monkeypatch.setattr("tl_unet.export._WRITERS", writers)
+    monkeypatch.setattr("tl_unet.export._require", lambda *packages: None)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "inside"),
+    [
+        ("saved-model", "run", "checkpoints/epoch-1.weights.h5"),
+        ("saved-model", "assets", "assets/logo.png"),
+        ("litert", "unet.tflite", "notes.txt"),
+        ("openvino", "unet.bin", "notes.txt"),
+    ],
+)
+def test_a_directory_that_holds_something_else_is_not_replaced(
+    format, name, inside, tmp_path, quick
+):
+    precious = tmp_path / name / inside
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    path = (tmp_path / name).with_suffix(SUFFIXES[format])
+    with pytest.raises(FileExistsError, match="choose another path"):
+        tl_unet.export_model(tiny_unet(), path, format)
+    assert precious.read_text() == "precious"
+    assert not quick  # known before the work
+
+
+def test_a_saved_model_with_other_files_in_it_is_not_replaced(tmp_path, quick):
+    path = tl_unet.export_model(tiny_unet(), tmp_path / "exports")
+    tl_unet.export_model(tiny_unet(), path / "unet.tflite", "litert")
+    with pytest.raises(FileExistsError, match=r"unet\.tflite"):
+        tl_unet.export_model(tiny_unet(), path)
+    assert (path / "unet.tflite").read_text() == "new"
+
+
+@pytest.mark.parametrize("format", ["saved-model", "litert"])
+@pytest.mark.parametrize("earlier", [(), ("saved_model.pb", "fingerprint.pb", "variables")])
+def test_an_earlier_export_and_an_empty_directory_are_replaced(format, earlier, tmp_path, quick):
+    path = tmp_path / f"unet{SUFFIXES[format]}"
+    path.mkdir()
+    for name in earlier:
+        (path / name).write_text("old")
+    tl_unet.export_model(tiny_unet(), path, format)
+    if format == "litert":
+        assert path.read_text() == "new"
+    else:
+        assert {file.name: file.read_text() for file in path.iterdir()} == dict.fromkeys(
+            ("saved_model.pb", "fingerprint.pb"), "new"
+        )
+
+
+def test_a_file_where_a_saved_model_is_to_be_is_not_replaced(tmp_path, quick):
+    (tmp_path / "unet").write_text("precious")
+    with pytest.raises(FileExistsError, match="is a file"):
+        tl_unet.export_model(tiny_unet(), tmp_path / "unet")
+    assert not quick
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_unet import predict_augmented, predict_tiled
-from tl_unet.inference import _blending, _positions
+from tl_unet.inference import _blending, _positions, resolve_tiles
 
 
 def pointwise():
@@ -126,6 +126,54 @@ def test_grey_images_need_no_channel_axis():
     )
 
 
+def counted(model, monkeypatch):
+    """The numbers of images with which a model will be called."""
+    sizes = []
+    predict = model.predict_on_batch
+    monkeypatch.setattr(
+        model, "predict_on_batch", lambda images: sizes.append(len(images)) or predict(images)
+    )
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("images", "calls"), [(1, [1]), (3, [3]), (8, [8]), (9, [5, 5]), (16, [8, 8]), (17, [6, 6, 6])]
+)
+def test_the_model_sees_no_more_images_than_equal_batches_need(images, calls, monkeypatch):
+    model = pointwise()
+    sizes = counted(model, monkeypatch)
+    batch = np.stack([picture(6, 5, seed=i) for i in range(images)])
+    found = predict_augmented(model, batch, augment=False, batch_size=8)
+    assert sizes == calls
+    np.testing.assert_allclose(found, POINTWISE.predict_on_batch(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "calls"), [(1, [1]), (2, [2]), (4, [4]), (5, [3, 3]), (9, [3, 3, 3])]
+)
+def test_the_model_sees_no_more_tiles_than_equal_batches_need(columns, calls, monkeypatch):
+    model = pointwise()
+    sizes = counted(model, monkeypatch)
+    predict_tiled(model, picture(8, 8 * columns), 8, 0)
+    assert sizes == calls
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap"), [(512, 64), (256, 64), ((300, 512), 64), (96, 24), ((64, 200), 16), (3, 0)]
+)
+def test_the_default_overlap_is_64_and_a_quarter_of_small_tiles(tile, overlap):
+    assert resolve_tiles(tile)[1] == overlap
+    image = picture(150, 130, 1)
+    np.testing.assert_array_equal(
+        predict_tiled(BLURRING, image, tile), predict_tiled(BLURRING, image, tile, overlap)
+    )
+
+
+@pytest.mark.parametrize("overlap", [np.int64(32), 32])
+def test_an_overlap_of_exactly_half_a_tile_is_allowed(overlap):
+    assert resolve_tiles(64, overlap) == ((64, 64), 32)
+
+
 def test_progress_counts_every_tile():
     seen = []
     predict_tiled(POINTWISE, picture(100, 60), 32, 8, 3, progress=lambda *now: seen.append(now))
@@ -140,6 +188,9 @@ def test_progress_counts_every_tile():
         ({"tile_size": "big"}, "tile_size"),
         ({"overlap": 300}, "half a tile"),
         ({"overlap": -1}, "overlap"),
+        ({"overlap": 0.25}, "in pixels"),
+        ({"overlap": "64"}, "in pixels"),
+        ({"overlap": True}, "in pixels"),
         ({"batch_size": 0}, "batch_size"),
         ({"augment": "sideways"}, "sideways"),
         ({"augment": 3}, "augment"),

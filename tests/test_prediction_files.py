@@ -1,5 +1,6 @@
 """Masks of picture files: of the picture's size and place, whatever the picture is; what can't be read is told."""
 
+import sys
 import warnings
 
 import keras
@@ -257,3 +258,100 @@ def test_a_palette_with_transparency_makes_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert predict(tmp_path / "p.png", tmp_path)[0].error is None
+
+
+def fixed_sides(height=16, width=24):
+    """A model that finds bright pixels in pictures of one size."""
+    image = keras.Input((height, width, 3))
+    return keras.Model(image, bright()(image))
+
+
+def test_a_model_of_fixed_sides_predicts_in_tiles_of_them_if_asked(tmp_path):
+    scene = np.zeros((100, 130, 3), "uint8")
+    scene[::2] = 220  # lines that resizing would blur
+    Image.fromarray(scene).save(tmp_path / "a.png")
+    (found,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), tile=(16, 24))
+    np.testing.assert_array_equal(np.asarray(Image.open(found.mask)), 255 * (scene[..., 0] > 0))
+    (resized,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides())
+    assert not (np.asarray(Image.open(resized.mask)) == 255 * (scene[..., 0] > 0)).all()
+
+
+def test_tiles_that_a_model_of_fixed_sides_does_not_take_are_an_error_that_names_its_size(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"tiles of \(16, 24\).*tile=512"):
+        predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), tile=512)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_picture_smaller_than_the_tiles_of_a_model_of_fixed_sides_is_told(tmp_path):
+    Image.fromarray(half(15, 30)).save(tmp_path / "a.png")
+    (found,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), tile=(16, 24))
+    assert "15 x 30" in found.error
+    assert "without a tile size it is resized" in found.error
+
+
+def test_size_and_tile_exclude_each_other(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="give one of them"):
+        predict(tmp_path / "a.png", tmp_path, size=32, tile=32)
+
+
+def test_an_overlap_that_is_none_is_an_error_before_the_first_picture(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="in pixels"):
+        predict(tmp_path / "a.png", tmp_path, overlap=0.25)
+    assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": None}, "gives logits"),
+        ({"activation": None, "classes": 3}, "gives logits"),
+        ({"activation": "sigmoid", "classes": 3}, "may overlap"),
+    ],
+)
+def test_models_whose_masks_would_be_misread_are_refused(options, message, tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path / "a.png", tmp_path, model=tiny_unet(**options))
+    assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "options", "package"),
+    [
+        ("a.tif", 3, {}, "tifffile"),
+        ("a.png", 3, {"probabilities": True}, "tifffile"),
+        ("a.tif", 5, {}, "zarr"),
+    ],
+)
+def test_a_missing_package_is_named_before_the_first_picture(
+    name, channels, options, package, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    Image.fromarray(half()).save(tmp_path / "good.png")
+    Image.fromarray(half()).save(tmp_path / name)
+    sources, masks = [tmp_path / "good.png", tmp_path / name], tmp_path / "masks"
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        predict_files(bright(channels=channels), sources, masks, **options)
+    assert not masks.exists()
+
+
+def test_png_masks_need_no_further_package(tmp_path, monkeypatch):
+    for package in ("tifffile", "zarr"):
+        monkeypatch.setitem(sys.modules, package, None)
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    assert predict(tmp_path / "a.png", tmp_path)[0].error is None
+
+
+def test_pictures_of_12_bits_in_16_are_told_once(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name in "abc":
+        pixels = half()[..., 0].astype("uint16") * 16
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png")
+    with pytest.warns(UserWarning, match="16-bit values") as told:
+        predict(tmp_path / "pictures", tmp_path)
+    (text,) = [str(w.message) for w in told if "16-bit" in str(w.message)]
+    assert "a.png" in text
+    assert "3520" in text

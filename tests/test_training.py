@@ -20,7 +20,14 @@ from tiny import TINY, tiny_backbone
 import tl_unet
 from tl_unet.encoders import registry
 from tl_unet.runs import RunFolder, open_model
-from tl_unet.training import TrainingDiverged, TrainingOptions, parse_labels, resume, train
+from tl_unet.training import (
+    TrainingDiverged,
+    TrainingOptions,
+    _check_empty,
+    parse_labels,
+    resume,
+    train,
+)
 from tl_unet.training.epochs import Training
 from tl_unet.training.images import TrainingImages, split
 from tl_unet.training.options import format_labels, make_loss
@@ -313,6 +320,28 @@ def test_a_folder_that_holds_something_is_not_written_to(tiny, pairs, tmp_path):
         train(options(pairs), tmp_path / "run" / "thesis.txt")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["cache", "logs", "checkpoints", "predictions"])
+def test_folders_that_a_training_would_make_are_somebody_elses_without_run_json(
+    name, tiny, pairs, tmp_path
+):
+    precious = tmp_path / "run" / name / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(FileExistsError, match=f"holds no training.*{name}.*another folder"):
+        train(options(pairs), tmp_path / "run")
+    assert precious.read_text() == "precious"
+
+
+def test_what_was_stopped_in_its_first_epoch_is_begun_anew(pairs, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for folder in (run.cache, run.logs, run.checkpoints, run.predictions):
+        folder.mkdir(parents=True)
+        (folder / "old").write_text("")
+    run.settings.write_text("{}")
+    _check_empty(run)
+    assert [path.name for path in run.path.iterdir()] == ["run.json"]
 
 
 def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path):

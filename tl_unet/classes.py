@@ -1,7 +1,9 @@
 """Classes of pixels: how they are decided from probabilities, and what the rare ones should weigh."""
 
+import keras
 import numpy as np
 
+from tl_unet.deep_supervision import AuxiliaryMasks
 from tl_unet.input_checks import check_number
 
 IGNORE = 255
@@ -28,6 +30,43 @@ def decide(probabilities, threshold=0.5):
     if probabilities.shape[-1] > 1:
         return probabilities.argmax(-1).astype("uint8")
     return (probabilities[..., 0] > threshold).astype("uint8")
+
+
+def check_decidable(model):
+    """Refuses a model whose masks `decide` would misread, as far as its last layer tells.
+
+    Args:
+        model: `keras.Model` from images to masks.
+
+    Raises:
+        ValueError: if that layer is linear, so that the masks are logits, or a sigmoid over several classes, which may overlap.
+    """
+    head, classes = _head(model), model.output_shape[-1]
+    activation = getattr(head, "activation", None)
+    if activation is keras.activations.linear:
+        kind = "sigmoid" if classes == 1 else "softmax"
+        raise ValueError(
+            f"The model gives logits (its last layer, {head.name!r}, has no activation), but classes are decided from probabilities. "
+            f'Put the activation on: `keras.Model(model.input, keras.layers.Activation("{kind}")(model.output))`.'
+        )
+    if classes > 1 and activation is keras.activations.sigmoid:
+        raise ValueError(
+            f"The model's {classes} classes may overlap (its last layer, {head.name!r}, is a sigmoid), but here every pixel is given one "
+            "class. Use `model.predict` or `tl_unet.predict_tiled` with a threshold for each class, and `tl_unet.IoU(multi_label=True)` "
+            'to score it; for classes that exclude one another train with activation="softmax".'
+        )
+
+
+def _head(model):
+    """The layer that gives a model's masks, or `None` where that can't be told."""
+    if isinstance(model, keras.Sequential):
+        head = model.layers[-1]
+    else:  # what is no layer, such as `keras.ops.sigmoid`, is not among them
+        layers = {layer.name: layer for layer in model.layers}
+        head = layers.get(next(iter(getattr(model, "output_names", ())), None))
+    if isinstance(head, AuxiliaryMasks):
+        head = model.get_layer("mask")
+    return _head(head) if isinstance(head, keras.Model) else head
 
 
 def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):

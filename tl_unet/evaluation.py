@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tl_unet.classes import IGNORE, decide
+from tl_unet.classes import IGNORE, check_decidable, decide
 from tl_unet.inference import predict_augmented
 from tl_unet.input_checks import check_class_count, check_class_names
 from tl_unet.runs import replacing, write_json
@@ -100,6 +100,9 @@ class Evaluation:
             `mean_of_images` (means of the images' `iou` and `dice`), `interval` (95 % bootstrap intervals over the images of
             the IoU and Dice of both kinds, `None` for fewer than two images), `class_names`, `per_class`, `confusion`; the
             last three with the background where there is one class.
+
+        Raises:
+            ImportError: if SciPy is missing, and there are two images or more.
         """
         scored = self._scored(self.counts)
         dataset = {name: float(value) for name, value in _scores(scored.sum(axis=0)).items()}
@@ -147,7 +150,7 @@ def evaluate_folder(
     """Scores a model on images and masks, both resized to one size.
 
     Args:
-        model: `keras.Model` from images to masks of probabilities; several classes exclude one another.
+        model: `keras.Model` from images to masks of probabilities (no logits); several classes exclude one another.
         images: str or path, folder of the images.
         masks: str or path, folder of their masks.
         size: int or `(height, width)`; best what the model was trained on. Defaults to `256`.
@@ -166,8 +169,12 @@ def evaluate_folder(
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if images and masks are not as they should be; all that is wrong is listed.
+        ValueError: if the model gives logits, or its classes may overlap; if images and masks are not as they should be: all that is
+            wrong is listed.
+        ImportError: if SciPy is missing, which the intervals of the scores need.
     """
+    check_decidable(model)
+    _bootstrap()
     classes = model.output_shape[-1]
     if class_names is not None:  # before the work, not after it
         check_class_count("class_names", len(class_names), classes, one_is_two=False)
@@ -218,7 +225,7 @@ def count_confusion(true, predicted, classes):
 
 
 def write_report(evaluation: Evaluation, output) -> list[Path]:
-    """Writes what an evaluation found into a folder; the pictures need matplotlib.
+    """Writes what an evaluation found into a folder; the pictures need matplotlib, the intervals SciPy.
 
     Args:
         evaluation: what `evaluate_folder` returned.
@@ -316,12 +323,21 @@ def _scores(counts, empty=1.0):
     return scores
 
 
+def _bootstrap():
+    try:
+        from scipy.stats import bootstrap
+    except ImportError as error:
+        raise ImportError(
+            'The intervals of the scores need SciPy: `pip install "scipy>=1.15"`, or `pip install "tl-unet[cli]"` with all that the '
+            "command line uses."
+        ) from error
+    return bootstrap
+
+
 def _intervals(counts, seed):
     """95 % intervals of the scores, from images drawn anew with replacement."""
     if len(counts) < 2:
         return None
-    from scipy.stats import bootstrap
-
     images = _scores(counts)
 
     def of_draws(draws, axis):  # numbers of images along the last axis
@@ -329,7 +345,7 @@ def _intervals(counts, seed):
         means = {name: images[name][draws].mean(axis=axis) for name in ("iou", "dice")}
         return np.stack([scores["iou"], scores["dice"], means["iou"], means["dice"]])
 
-    found = bootstrap(
+    found = _bootstrap()(
         (np.arange(len(counts)),),
         of_draws,
         n_resamples=_RESAMPLES,

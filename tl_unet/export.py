@@ -24,6 +24,8 @@ SUFFIXES = {
     "litert": ".tflite",
     "litert-int8": ".tflite",
 }
+# All that the directory of a SavedModel may hold.
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 _PACKAGES = {
     "onnx": ("tf2onnx", "onnx"),
     "openvino": ("openvino",),
@@ -40,7 +42,8 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
     Args:
         model: `keras.Model` with one image input, such as `build_unet` returns.
         path: where to write. The format's ending (`.onnx`, `.xml`, `.tflite`) is added if missing; a SavedModel is a directory.
-            OpenVINO also writes a `.bin` file beside its `.xml`. What is there is replaced.
+            OpenVINO also writes a `.bin` file beside its `.xml`. A file that is there is replaced; a directory only if it is empty or
+            an earlier SavedModel.
         format: one of `"saved-model"`, `"onnx"`, `"openvino"`, `"litert"` (formerly TensorFlow Lite), and `"openvino-int8"` and
             `"litert-int8"`, whose convolutions compute in 8-bit integers, calibrated on `images`. Defaults to `"saved-model"`.
         size: int or `(height, width)`, to fix the sides. Some runtimes are faster then. Every format needs it for
@@ -54,6 +57,7 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
 
     Raises:
         ValueError: if an argument has no such value, `images` are missing or do not fit, or the runtime cannot express the model.
+        FileExistsError: if a directory with something else stands at `path`, or a file where a SavedModel's directory is to be.
         ImportError: if a package of the format is missing.
         RuntimeError: if Keras does not run on TensorFlow.
 
@@ -81,6 +85,7 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
     path = Path(path)
     if SUFFIXES[format] and path.suffix != SUFFIXES[format]:
         path = path.with_name(path.name + SUFFIXES[format])
+    _check_free(path, format)
     if format.endswith("int8"):
         images = _calibration(images, model)
         if size is None and format == "litert-int8":
@@ -264,10 +269,33 @@ _WRITERS = {
 }
 
 
+def _check_free(path, format):
+    """Raises `FileExistsError` unless what is to be written may stand where it is to be: before the work, not after it."""
+    if format == "saved-model" and path.is_file():
+        raise FileExistsError(
+            f"{path} is a file, but a SavedModel is a directory: choose another path."
+        )
+    _check_replaceable(path)
+    if format.startswith("openvino"):
+        _check_replaceable(path.with_suffix(".bin"))
+
+
+def _check_replaceable(target):
+    if not target.is_dir():
+        return
+    found = {file.name for file in target.iterdir()}
+    if found and not ("saved_model.pb" in found and found <= _SAVED_MODEL):
+        raise FileExistsError(
+            f"{target} is a directory that holds something else than an earlier SavedModel ({min(found - _SAVED_MODEL or found)}), "
+            f"which exporting would delete: choose another path, such as {target / 'unet'}."
+        )
+
+
 def _install(beside, path):
     """Moves what was written to its place; the main file last, so that it never stands there without its companions."""
     for written in sorted(beside.iterdir(), key=lambda file: file.name == path.name):
         target = path.with_name(written.name)
+        _check_replaceable(target)  # again: converting takes minutes
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(written, target)

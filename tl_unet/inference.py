@@ -5,6 +5,7 @@ flipped, turned or resized copies. Both take any `keras.Model` that maps images 
 """
 
 import itertools
+import numbers
 import os
 from collections.abc import Callable, Iterable
 
@@ -19,7 +20,7 @@ def predict_tiled(
     model,
     image,
     tile_size=512,
-    overlap=64,
+    overlap=None,
     batch_size=4,
     augment=False,
     *,
@@ -39,8 +40,9 @@ def predict_tiled(
             HDF5 data set; or the path of a TIFF file, which is read by windows (needs `tifffile` and `zarr`).
         tile_size: int or `(height, width)`, sides of a tile in pixels. A multiple of the encoder's stride, such as 32, avoids
             padding inside the model. Defaults to `512`.
-        overlap: int, by how many pixels neighbours overlap at least, less than half a tile. Defaults to `64`.
-        batch_size: int, tiles to predict at once. Defaults to `4`.
+        overlap: int, by how many pixels neighbours overlap at least, at most half a tile. Defaults to `None`: 64, or a quarter of
+            the shorter side of tiles for which that is less.
+        batch_size: int, tiles to predict at once, at most. Defaults to `4`.
         augment: as in `predict_augmented`; applied to each tile. Defaults to `False`.
         output: array of shape `(height, width, classes)` to write to, such as an `np.memmap` on disk. Defaults to `None`: a new
             float32 array.
@@ -65,8 +67,9 @@ def predict_tiled(
     """
     image = _opened(image)
     height, width = image.shape[:2]
-    tile = _tile(tile_size, (height, width))
-    _check_numbers(tile_size, overlap, batch_size)
+    tile, overlap = resolve_tiles(tile_size, overlap)
+    tile = min(tile[0], height), min(tile[1], width)
+    _check_batch_size(batch_size)
     views = _views(augment)
     rows, columns = (
         _positions(length, side, overlap)
@@ -78,10 +81,11 @@ def predict_tiled(
     )
     total, done = len(rows) * len(columns), 0
     band = None  # the sum of a row of tiles, and what it shares with the next one
+    chunks = _batched(len(columns), batch_size)
     for i, top in enumerate(rows):
-        for chunk in _batched(range(len(columns)), batch_size):
+        for chunk in chunks:
             tiles = np.stack([_window(image, top, columns[j], tile) for j in chunk])
-            masks = _predict(model, tiles, views, batch_size)
+            masks = _predict(model, tiles, views, len(chunks[0]))
             if band is None:
                 output = _target(output, (height, width, masks.shape[-1]))
                 band = np.zeros((tile[0], width, masks.shape[-1]), "float32")
@@ -109,7 +113,7 @@ def predict_augmented(model, images, augment=True, batch_size=8):
         augment: `True` for `"horizontal_flip"`, `False` for none, or one or several of `"horizontal_flip"`, `"vertical_flip"`,
             `"rotation"` (by 90, 180 and 270 degrees) and `"scale"` (to 0.8 and 1.25 of the size); flips and rotations combine, to
             at most eight views, each in every scale. Use what the model has seen in training. Defaults to `True`.
-        batch_size: int, images to predict at once. Defaults to `8`.
+        batch_size: int, images to predict at once, at most. Defaults to `8`.
 
     Returns:
         float32 NumPy array `(batch, height, width, classes)`.
@@ -132,12 +136,10 @@ def predict_augmented(model, images, augment=True, batch_size=8):
             "`images` must be a batch (batch, height, width, channels) of at least one image; received shape "
             f"{images.shape}. For one image pass image[None]."
         )
-    _check_numbers(1, 0, batch_size)
+    _check_batch_size(batch_size)
+    chunks = _batched(len(images), batch_size)
     return np.concatenate(
-        [
-            _predict(model, images[list(chunk)], views, batch_size)
-            for chunk in _batched(range(len(images)), batch_size)
-        ]
+        [_predict(model, images[chunk], views, len(chunks[0])) for chunk in chunks]
     )
 
 
@@ -210,7 +212,7 @@ def _resize_to(images, sides):
 
 
 def _predict(model, images, views, batch_size):
-    """The mean over the views; the batch is filled up, so that every backend compiles one shape only."""
+    """The mean over the views; a smaller last batch is filled up, so that every backend compiles one shape only."""
     count = len(images)
     if count < batch_size:
         images = np.concatenate([images, np.repeat(images[:1], batch_size - count, axis=0)])
@@ -266,7 +268,19 @@ def _tiff(path):
     return array if hasattr(array, "shape") else array["0"]  # a pyramid: its finest level
 
 
-def _tile(tile_size, sides):
+def resolve_tiles(tile_size, overlap=None):
+    """The tiles that `predict_tiled` makes, of an image that is larger.
+
+    Args:
+        tile_size: as in `predict_tiled`.
+        overlap: as there. Defaults to `None`.
+
+    Returns:
+        `(height, width), overlap`, in pixels.
+
+    Raises:
+        ValueError: if one is not as it should be.
+    """
     try:
         height, width = (tile_size, tile_size) if np.isscalar(tile_size) else tile_size
         tile = int(height), int(width)
@@ -274,17 +288,22 @@ def _tile(tile_size, sides):
         raise ValueError(
             f"`tile_size` must be an int or (height, width). Received: {tile_size!r}"
         ) from None
-    return tuple(min(side, length) for side, length in zip(tile, sides, strict=True))
-
-
-def _check_numbers(tile_size, overlap, batch_size):
-    smallest = int(np.min(tile_size))
-    if smallest < 1:
+    if min(tile) < 1:
         raise ValueError(f"`tile_size` must be positive. Received: {tile_size!r}")
-    if not 0 <= overlap <= smallest / 2:
+    if overlap is None:
+        return tile, min(64, min(tile) // 4)
+    if isinstance(overlap, bool) or not isinstance(overlap, numbers.Integral):
+        raise ValueError(
+            f"`overlap` must be an int, in pixels and not as a share of the tile. Received: {overlap!r}"
+        )
+    if not 0 <= overlap <= min(tile) / 2:
         raise ValueError(
             f"`overlap` must be at least 0 and at most half a tile. Received: {overlap!r} for tiles of {tile_size!r}"
         )
+    return tile, int(overlap)
+
+
+def _check_batch_size(batch_size):
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive int. Received: {batch_size!r}")
 
@@ -310,8 +329,10 @@ def _window(image, top, left, tile):
     return window[..., None] if window.ndim == 2 else window
 
 
-def _batched(items, size):
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def _batched(count, size):
+    """Indices in the fewest batches of at most `size`, as even as can be: little is predicted only to fill the last one."""
+    size = -(-count // -(-count // size))
+    return [np.arange(i, min(i + size, count)) for i in range(0, count, size)]
 
 
 def _target(output, shape):

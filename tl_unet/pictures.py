@@ -1,5 +1,7 @@
 """Picture files, found and read as the training reads them; plain TIFFs by windows, so that they may be larger than memory."""
 
+import itertools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,25 @@ def find_pictures(folder, without=None) -> list[Path]:
     ]
 
 
-def read_picture(path, channels, lazily=False):
-    """Reads a picture as the training does: upright, as grey, RGB or RGBA in 0..255.
+def warn_once():
+    """A function like `warnings.warn` of which only the first call warns: for what may be true of every picture of a folder."""
+    calls = itertools.count()
+
+    def warn(message):
+        if next(calls) == 0:
+            warnings.warn(message, stacklevel=2)
+
+    return warn
+
+
+def read_picture(path, channels, lazily=False, warn=warnings.warn):
+    """Reads a picture as the training does: upright, as grey, RGB or RGBA in 0..255, to which 0..65535 of 16 bits is scaled.
 
     Args:
         path: path of the file.
         channels: int, those of the model's images. Other than 1, 3 and 4 are read from TIFFs with as many, values as they are.
         lazily: bool, whether a plain TIFF may stay on disk, to be read by windows. Defaults to `False`.
+        warn: callable, told if hardly a grey level is left by that. Defaults to `warnings.warn`.
 
     Returns:
         An array `(height, width, channels)`, or something that can be sliced like one.
@@ -61,7 +75,7 @@ def read_picture(path, channels, lazily=False):
     from tl_unet.data.pipeline import decode_image
 
     try:
-        pixels = np.asarray(decode_image(path, channels))
+        pixels = np.asarray(decode_image(path, channels, warn=warn))
     except Image.DecompressionBombError as error:
         raise Unreadable(
             f"{error} Save it as a TIFF without compression, which is read by windows."
@@ -71,13 +85,14 @@ def read_picture(path, channels, lazily=False):
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def read_resized(path, model, size):
+def read_resized(path, model, size, warn=warnings.warn):
     """Reads a picture as a model sees it when pictures are resized.
 
     Args:
         path: path of the file.
         model: `keras.Model`.
         size: int or `(height, width)`.
+        warn: as for `read_picture`.
 
     Returns:
         An array `(height, width, channels)`.
@@ -85,7 +100,8 @@ def read_resized(path, model, size):
     Raises:
         Unreadable: if it cannot be read.
     """
-    return resize_picture(np.asarray(read_picture(path, model.input_shape[-1])), size)
+    pixels = read_picture(path, model.input_shape[-1], warn=warn)
+    return resize_picture(np.asarray(pixels), size)
 
 
 def resize_picture(pixels, size):

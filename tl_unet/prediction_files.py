@@ -5,6 +5,7 @@ each: PNG, or for a TIFF a TIFF with the same place on the map. For arrays use `
 """
 
 import dataclasses
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -12,9 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_unet.classes import decide
-from tl_unet.inference import predict_augmented, predict_tiled
-from tl_unet.pictures import TIFF, Unreadable, find_pictures, read_picture, resize_picture
+from tl_unet.classes import check_decidable, decide
+from tl_unet.inference import predict_augmented, predict_tiled, resolve_tiles
+from tl_unet.pictures import (
+    TIFF,
+    Unreadable,
+    find_pictures,
+    read_picture,
+    resize_picture,
+    warn_once,
+)
 from tl_unet.runs import replacing
 
 # ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams: where on Earth it is.
@@ -46,8 +54,8 @@ def predict_files(
     output,
     *,
     size=None,
-    tile=512,
-    overlap=64,
+    tile=None,
+    overlap=None,
     batch_size=4,
     augment=False,
     threshold=0.5,
@@ -62,13 +70,15 @@ def predict_files(
     `output` as the pictures lie in the folder. A TIFF picture gives a TIFF mask with the same geographic tags.
 
     Args:
-        model: `keras.Model` from images to masks.
+        model: `keras.Model` from images to masks of probabilities (no logits); several classes exclude one another.
         sources: paths of pictures and of folders, in which all pictures are taken, in subfolders too.
         output: str or path, the folder for the masks.
         size: int or `(height, width)`: pictures are resized to it and masks back. Best where the model was trained on whole pictures
-            of that size. Defaults to `None`: pictures are predicted as they are, in tiles.
-        tile: int or `(height, width)`, sides of the tiles where there is no `size`. Defaults to `512`.
-        overlap: int, pixels by which tiles overlap. Defaults to `64`.
+            of that size. Defaults to `None`: a model that takes pictures of one size only gets them resized to that, any other
+            one gets them as they are, in tiles.
+        tile: int or `(height, width)`, sides of the tiles, in which pictures are predicted as they are. A model that takes pictures of
+            one size only takes tiles of that size only. Defaults to `None`: 512.
+        overlap: int, pixels by which tiles overlap, as in `predict_tiled`. Defaults to `None`: 64, or a quarter of small tiles.
         batch_size: int, tiles at once. Defaults to `4`.
         augment: as in `predict_augmented`. Defaults to `False`.
         threshold: float, above which one class is foreground. Defaults to `0.5`.
@@ -81,27 +91,33 @@ def predict_files(
 
     Raises:
         FileNotFoundError: if a source does not exist or holds no picture.
-        ValueError: if a mask would overwrite a picture, or an argument is out of range.
+        ValueError: if a mask would overwrite a picture, an argument is out of range or does not fit the model, or the model gives
+            logits, or its classes may overlap.
+        ImportError: if `tifffile` is missing and a picture is a TIFF or `probabilities` are to be written, or `zarr` for a model of
+            other than 1, 3 or 4 channels.
         OSError: if the output folder can't be made or written to.
     """
-    size = working_size(model, size)
+    check_decidable(model)
+    reading = plan_reading(model, size, tile, overlap)
     targets = plan_targets(sources, output)
+    _check_packages(targets, probabilities, model.input_shape[-1])
     Path(output).mkdir(parents=True, exist_ok=True)
     probe = tempfile.TemporaryFile(dir=output)  # noqa: SIM115  (not writable is known now, not after hours)
     probe.close()
-    found = []
+    found, warn = [], warn_once()
     for source, target in targets.items():
         try:
             mask, share = _predict_file(
                 model,
                 source,
                 target,
-                reading={"size": size, "tile_size": tile, "overlap": overlap},
+                reading=reading,
                 batch_size=batch_size,
                 augment=augment,
                 threshold=threshold,
                 overlay=overlay,
                 probabilities=probabilities,
+                warn=warn,
             )
             found.append(PredictedFile(source, mask, None, share))
         except Unreadable as error:
@@ -133,6 +149,39 @@ def working_size(model, size=None):
     if size not in (None, fixed):
         raise ValueError(f"The model takes pictures of {fixed} only; received size={size}.")
     return fixed
+
+
+def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
+    """How pictures come before a model: resized to one size, or in tiles.
+
+    Args:
+        model: `keras.Model`.
+        size: as in `predict_files`. Defaults to `None`.
+        tile: as there. Defaults to `None`.
+        overlap: as there. Defaults to `None`.
+
+    Returns:
+        A dict: either `size`, `(height, width)`; or `tile_size`, `(height, width)`, and `overlap`, arguments of `predict_tiled`.
+
+    Raises:
+        ValueError: if an argument is out of range, both `size` and `tile` are given, or the model takes another size only.
+    """
+    if tile is None:
+        size = working_size(model, size)
+    elif size is not None:
+        raise ValueError(
+            f"`size` resizes pictures and `tile` does not: give one of them. Received: size={size}, tile={tile}."
+        )
+    if size is not None:
+        return {"size": size}
+    sides, overlap = resolve_tiles(512 if tile is None else tile, overlap)
+    fixed = tuple(model.input_shape[1:3])
+    if any(wanted not in (None, side) for wanted, side in zip(fixed, sides, strict=True)):
+        raise ValueError(
+            f"The model takes tiles of {fixed} (height, width) only; received tile={tile}. Give that, or no tile: then pictures are "
+            "resized to it."
+        )
+    return {"tile_size": sides, "overlap": overlap}
 
 
 def plan_targets(sources: Iterable, output) -> dict[Path, Path]:
@@ -183,19 +232,36 @@ def plan_targets(sources: Iterable, output) -> dict[Path, Path]:
     return targets
 
 
+def _check_packages(targets, probabilities, channels):
+    """Raises `ImportError` for what writing and reading would miss: before the first picture, not after it."""
+    needed = {}
+    if probabilities or any(target.suffix == ".tif" for target in targets.values()):
+        needed["tifffile"] = "TIFF files"
+    if channels not in (1, 3, 4):
+        needed |= dict.fromkeys(("tifffile", "zarr"), f"pictures of {channels} channels")
+    for package, purpose in needed.items():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f'{purpose} need {package}: `pip install {package}`, or `pip install "tl-unet[cli]"` with all that the command line uses.'
+            ) from error
+
+
 def _predict_file(
-    model, source, target, *, reading, batch_size, augment, threshold, overlay, probabilities
+    model, source, target, *, reading, batch_size, augment, threshold, overlay, probabilities, warn
 ):
-    image = read_picture(source, model.input_shape[-1], lazily=reading["size"] is None)
+    image = read_picture(source, model.input_shape[-1], lazily="tile_size" in reading, warn=warn)
+    if "tile_size" in reading:
+        _check_not_smaller(image, model.input_shape[1:3])
     with tempfile.TemporaryDirectory() as folder:
         shape = (*image.shape[:2], model.output_shape[-1])
         masks = None
         if 4 * np.prod(shape) > _IN_MEMORY:
             masks = np.memmap(os.path.join(folder, "probabilities"), "float32", "w+", shape=shape)
-        if reading["size"] is None:
-            options = {name: reading[name] for name in ("tile_size", "overlap")}
+        if "tile_size" in reading:
             masks = predict_tiled(
-                model, image, batch_size=batch_size, augment=augment, output=masks, **options
+                model, image, batch_size=batch_size, augment=augment, output=masks, **reading
             )
         else:  # as in the training, and the probabilities brought to the picture's size
             small = resize_picture(np.asarray(image), reading["size"])
@@ -211,6 +277,17 @@ def _predict_file(
             _write_probabilities(masks, target, source)
         del masks
     return target, float(np.count_nonzero(classes) / classes.size)
+
+
+def _check_not_smaller(image, fixed):
+    if any(
+        side is not None and side > length
+        for side, length in zip(fixed, image.shape[:2], strict=True)
+    ):
+        raise Unreadable(
+            f"it is {image.shape[0]} x {image.shape[1]} (height x width), smaller than the tiles of {tuple(fixed)} that the model takes; "
+            "without a tile size it is resized"
+        )
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -35,7 +35,11 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File or folder to write.", show_default=False
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File or folder to write. A folder that is there is replaced only if it is an earlier export or empty.",
+            show_default=False,
         ),
     ],
     format: Annotated[
@@ -74,7 +78,7 @@ def export(
     seen = fixed or trained.get("size") or 256
     if format.startswith("litert") and fixed is None:
         fixed = tuple(trained["size"]) if trained else None  # LiteRT resizes to known sides only
-    with failures():
+    with failures(usage=FileExistsError):
         pictures = _pictures(network, model, images, seen, count)
         if format.endswith("int8") and pictures is None:
             raise typer.BadParameter(
@@ -105,7 +109,7 @@ def _pictures(network, model, images, size, count):
     """Real pictures as the model sees them, or `None` where there are none."""
     import numpy as np
 
-    from tl_unet.pictures import find_pictures, read_resized
+    from tl_unet.pictures import find_pictures, read_resized, warn_once
     from tl_unet.runs import RunFolder
 
     if images is not None:
@@ -121,7 +125,8 @@ def _pictures(network, model, images, size, count):
     if not paths:
         return None
     chosen = paths[:: max(1, len(paths) // count)][:count]
-    return np.stack([read_resized(path, network, size) for path in chosen]).astype("float32")
+    warn = warn_once()
+    return np.stack([read_resized(path, network, size, warn) for path in chosen]).astype("float32")
 
 
 def _compare(network, path, pictures):

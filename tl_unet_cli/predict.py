@@ -60,11 +60,20 @@ def predict(
         typer.Option(
             min=1,
             metavar="N",
-            help="Predict in tiles of N pixels at full resolution, in bounded memory. The default for a .keras file: 512.",
+            help="Predict in tiles of N pixels at full resolution, in bounded memory. The default for a .keras file whose model "
+            "takes any size: 512. A model of one size takes tiles of that size only.",
             show_default=False,
         ),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Pixels by which tiles overlap.")] = 64,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Pixels by which tiles overlap, at most half a tile. Default: 64, or a quarter of small tiles.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Tiles at once.")] = 4,
     threshold: THRESHOLD = 0.5,
     tta: TTA = False,
@@ -86,8 +95,7 @@ def predict(
         size = trained.get("size")
     with failures(usage=ValueError):
         prediction_files.plan_targets(pictures, output)
-        if overlap > (tile or 512) / 2:
-            raise ValueError(f"--overlap must be at most half a tile. Received: {overlap}")
+        prediction_files.plan_reading(network, size, tile, overlap)
     with failures(), progress("pictures") as bar:
         task = bar.add_task("predicting", total=None)
 
@@ -99,7 +107,7 @@ def predict(
             pictures,
             output,
             size=size,
-            tile=tile or 512,
+            tile=tile,
             overlap=overlap,
             batch_size=batch_size,
             augment=tta,

@@ -63,8 +63,9 @@ def image_mask_dataset(
     """Loads images and masks from two folders.
 
     An image and its mask have the same file name up to the extension (png, jpg, tif, bmp, gif,
-    webp; the two may differ). Images may be grey, RGB, palette or CMYK, 8- or 16-bit; masks hold a
-    number a pixel (grey or palette index) or a colour. EXIF orientations are respected.
+    webp; the two may differ). Images may be grey, RGB, palette or CMYK, 8- or 16-bit (0..65535 is
+    scaled to 0..255, so bring 12-bit values to the full range before); masks hold a number a pixel
+    (grey or palette index) or a colour. EXIF orientations are respected.
 
     Every pair is checked before the first batch. All that is wrong, such as images without a mask,
     damaged files, different sizes or unexpected values, is listed by name in one error.

@@ -8,6 +8,7 @@ it comes from. Nothing here knows a file layout.
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,9 @@ import tensorflow as tf
 
 from tl_unet.data.augment import augmentation
 from tl_unet.data.labels import LabelTable
+from tl_unet.pictures import warn_once
 
+_FEW_LEVELS = 16  # of grey, which a picture of 12 bits in 16 keeps
 _REPORTED = 100  # problems spelt out in one error; beyond that only their number is given
 
 
@@ -64,20 +67,29 @@ def _open(source: Any, orient: bool):
     return image_ops.exif_transpose(image) if orient else image
 
 
-def decode_image(source: str | os.PathLike | bytes, channels: int = 3, orient: bool = True):
+def decode_image(
+    source: str | os.PathLike | bytes,
+    channels: int = 3,
+    orient: bool = True,
+    warn: Callable = warnings.warn,
+):
     """Decodes a picture of any format and colour mode that Pillow reads.
+
+    Grey pictures of 16 bits, and whole numbers of 32 bits, are scaled from 0..65535 to 0..255, whatever part of that range they
+    use: a range of its own for each would make pictures inconsistent.
 
     Args:
         source: Path of the file, or its bytes.
         channels: int, 1 (grey), 3 (RGB) or 4 (RGBA). Defaults to `3`.
         orient: bool, whether to turn the picture as its EXIF orientation says. Defaults to `True`.
+        warn: Callable, told if the scaling leaves hardly a grey level. Defaults to `warnings.warn`.
 
     Returns:
         A Pillow image in mode L, RGB or RGBA.
 
     Raises:
         OSError: If the file is damaged or of an unknown format.
-        ValueError: If its pixels have no 8- or 16-bit range to scale from.
+        ValueError: If its pixels have no 8- or 16-bit range to scale from, or would all become black.
     """
     image_module, _ = _pillow()
     image = _open(source, orient)
@@ -89,10 +101,27 @@ def decode_image(source: str | os.PathLike | bytes, channels: int = 3, orient: b
                 f"its pixels (mode {image.mode!r}, {pixels.min()} to {pixels.max()}) are not 8- or "
                 "16-bit; save it as an 8-bit PNG"
             )
+        _check_range(source, image.mode, int(pixels.max()), warn)
         image = image_module.fromarray((pixels.astype(np.int64) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way that Pillow does not warn about
     return image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+
+
+def _check_range(source, mode, highest, warn):
+    """Tells of a picture that scaling 0..65535 to 0..255 robs of its values."""
+    if 0 < highest < 257:
+        raise ValueError(
+            f"its pixels (mode {mode!r}) reach only {highest}: scaled from 0..65535 to 0..255 it would be black; "
+            + ("save it as an 8-bit PNG" if highest < 256 else "rescale it to the full range")
+        )
+    if 0 < highest < 257 * _FEW_LEVELS:
+        name = "A picture" if isinstance(source, bytes) else os.fspath(source)
+        warn(
+            f"{name}: its 16-bit values reach only {highest}. 0..65535 is scaled to 0..255, which leaves it {highest // 257 + 1} grey "
+            "levels. If your pictures hold fewer bits (12-bit microscopy or CT), multiply all of them by one factor that brings them "
+            "to the full range, or give arrays in 0..255. Further pictures are not told."
+        )
 
 
 def decode_mask(source: str | os.PathLike | bytes, colours: bool = False, orient: bool = True):
@@ -136,6 +165,7 @@ def load_pair(
     labels: LabelTable,
     channels: int = 3,
     as_stored: bool = False,
+    warn: Callable = warnings.warn,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes one picture and its mask and resizes both.
 
@@ -149,6 +179,7 @@ def load_pair(
         channels: int, 1, 3 or 4. Defaults to `3`.
         as_stored: bool, for published data whose masks lie on the stored pixels: leave EXIF
             orientations alone and do not compare sizes. Defaults to `False`.
+        warn: Callable, as for `decode_image`. Defaults to `warnings.warn`.
 
     Returns:
         uint8 arrays of shapes `(height, width, channels)` and `(height, width, 1)`.
@@ -158,7 +189,7 @@ def load_pair(
     """
     image_module, _ = _pillow()
     try:
-        picture = decode_image(image, channels, orient=not as_stored)
+        picture = decode_image(image, channels, not as_stored, warn)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise ValueError(f"the image cannot be read: {error}") from error
     try:
@@ -383,10 +414,11 @@ def build_pairs(
         return str(file), status.st_size, status.st_mtime_ns
 
     on_disk = not isinstance(options.get("cache", True), bool)
+    warn = warn_once()
     identity = [(stamp(image), stamp(mask)) for image, mask in pairs] if on_disk else []
     return build_subset(
         names,
-        lambda index: load_pair(*pairs[index], size, labels, channels, as_stored),
+        lambda index: load_pair(*pairs[index], size, labels, channels, as_stored, warn),
         size=size,
         channels=channels,
         classes=labels.classes,

@@ -19,7 +19,7 @@ from tl_unet.training.records import versions
 
 __all__ = ["TrainingDiverged", "TrainingOptions", "parse_labels", "resume", "train"]
 
-# What a training has made before its first epoch is done: nothing that is missed.
+# What a training has made before its first epoch is done, `run.json` first of all: nothing that is missed.
 _BEFORE_THE_FIRST_EPOCH = {"cache", "run.json", "logs", "checkpoints", "predictions"}
 
 
@@ -34,7 +34,8 @@ def train(options: TrainingOptions, output, *, report: Callable | None = None) -
 
     Args:
         options: `TrainingOptions`.
-        output: str or path, the folder; it must not exist or be empty.
+        output: str or path, the folder; it must not exist, or be empty but for a training that was stopped in its first epoch,
+            which is begun anew.
         report: callable `report(event, **values)`, told what happens: `"data"` (`train`, `validation`: numbers of images),
             `"stage"` (`stage`, `epochs`, `parameters`), `"batch"` (`epoch`, `step`, `steps`, `loss`), `"epoch"` (the row of
             `history.csv`, `epochs`, `best`, `seconds_left`). Defaults to `None`.
@@ -116,6 +117,10 @@ def _check_empty(run):
     if not run.path.is_dir():
         raise FileExistsError(f"{run.path} is a file: choose a folder.")
     found = {path.name for path in run.path.iterdir() if not path.name.startswith("tmp-")}
+    if found and run.settings.name not in found:
+        raise FileExistsError(
+            f"{run.path} is not empty and holds no training ({min(found)}): choose another folder."
+        )
     if found - _BEFORE_THE_FIRST_EPOCH:
         raise FileExistsError(
             f"{run.path} is not empty: go on with the training in it (--resume, or tl_unet.training.resume), or choose another folder."
