@@ -24,8 +24,9 @@ class Pixels(NamedTuple):
 
     Args:
         targets: Tensor of shape `(batch, height, width, classes)` of zeros and ones.
-        outputs: Tensor of the same shape: the prediction as given, logits or probabilities.
-        probabilities: Tensor of the same shape.
+        outputs: Tensor of the same shape: the prediction as given, logits or probabilities. Probabilities are
+            the very tensor, so those of ignored pixels may be anything, also NaN; logits are 0 there.
+        probabilities: Tensor of the same shape, finite where the mask is ignored.
         weights: Tensor of shape `(batch, height, width, 1 or classes)`: 0 where the mask is ignored, else
             the pixel's weight.
         valid: Tensor of the shape of `weights`: 0 where the mask is ignored, else 1.
@@ -100,10 +101,14 @@ def read_pixels(
     check_mask_values(labels, valid, kind, classes, multi_label)
     wrong = _impossible(labels, kind, classes, multi_label) & valid
 
+    given = y_pred
     if ignore_index is not None:
         # Whatever is there, NaN included, must not reach a sum: 0 * NaN is NaN.
         labels = ops.where(valid, labels, 0.0)
         y_pred = ops.where(valid, y_pred, 0.0 if from_logits else 0.5)
+    # With TensorFlow, Keras' cross-entropies know the logits behind the tensor that a sigmoid or softmax
+    # returned, but not those behind a changed one.
+    outputs = y_pred if from_logits else given
     if kind == "index":
         numbers = ops.cast(ops.clip(ops.squeeze(labels, -1), 0, classes - 1), "int32")
         labels = ops.one_hot(numbers, classes, dtype="float32")
@@ -124,7 +129,7 @@ def read_pixels(
 
     valid = ops.cast(valid, "float32")
     weights = valid if pixel_weight is None else valid * pixel_weight
-    return Pixels(labels, y_pred, probabilities, weights, valid)
+    return Pixels(labels, outputs, probabilities, weights, valid)
 
 
 def _impossible(labels, kind, classes, multi_label):
