@@ -16,6 +16,7 @@ from tl_unet.input_checks import (
     check_number,
     check_probabilities,
     check_shapes,
+    impossible_values,
 )
 
 
@@ -69,7 +70,8 @@ def read_pixels(
     Args:
         y_true: Mask tensor of any type. One output channel: zeros and ones, shape
             `(batch, height, width)` or `(batch, height, width, 1)`. More: class numbers in the same shapes,
-            or zeros and ones, shape `(batch, height, width, classes)`.
+            or zeros and ones, shape `(batch, height, width, classes)`. In place of zeros and ones a mask may
+            hold what lies between, as mixed images have it; channels of exclusive classes add up to 1.
         y_pred: Prediction tensor of shape `(batch, height, width, classes)`.
         from_logits: Boolean, whether the prediction is logits. Defaults to `False`.
         multi_label: Boolean, whether the classes may overlap (a sigmoid for each) instead of excluding one
@@ -98,8 +100,8 @@ def read_pixels(
     valid = ops.ones_like(labels, dtype="bool") if ignore_index is None else labels != ignore_index
     if kind == "channels" and not multi_label:
         valid = ops.all(valid, axis=-1, keepdims=True)
-    check_mask_values(labels, valid, kind, classes, multi_label)
-    wrong = _impossible(labels, kind, classes, multi_label) & valid
+    wrong = impossible_values(labels, kind, classes, multi_label) & valid
+    check_mask_values(labels, wrong, kind, classes)
 
     given = y_pred
     if ignore_index is not None:
@@ -130,17 +132,6 @@ def read_pixels(
     valid = ops.cast(valid, "float32")
     weights = valid if pixel_weight is None else valid * pixel_weight
     return Pixels(labels, outputs, probabilities, weights, valid)
-
-
-def _impossible(labels, kind, classes, multi_label):
-    """Which values no mask of this kind can hold; soft ones between 0 and 1 may come from mixing images."""
-    if kind == "index":
-        return (labels != ops.floor(labels)) | (labels < 0) | (labels >= classes)
-    outside = (labels < 0) | (labels > 1)
-    if kind == "channels" and not multi_label:
-        no_class = ops.absolute(ops.sum(labels, axis=-1, keepdims=True) - 1) > 0.01
-        return ops.any(outside, axis=-1, keepdims=True) | no_class
-    return outside
 
 
 def with_background(pixels):
