@@ -259,6 +259,18 @@ def check_number(name, value, low=0.0, high=math.inf):
     return float(value)
 
 
+def is_whole(value):
+    """Whether a value is a whole number: an `int` or one of NumPy's, but no bool.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        A bool.
+    """
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_choice(name, value, choices):
     """Returns a constructor argument that must be one of a few words.
 
@@ -294,7 +306,7 @@ def check_ignore_index(value):
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if not is_whole(value):
         raise ValueError(
             f"ignore_index must be an integer (such as 255) or None, but is {value!r}."
         )
