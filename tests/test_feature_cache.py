@@ -357,7 +357,10 @@ def test_after_an_interruption_the_same_store_adds_and_reads_what_is_right(
     random = np.random.default_rng(0)
 
     def add(names, *stores):
-        maps = [random.normal(size=(len(names), 2, 3, 4)), random.normal(size=(len(names), 1, 1, 5))]
+        maps = [
+            random.normal(size=(len(names), 2, 3, 4)),
+            random.normal(size=(len(names), 1, 1, 5)),
+        ]
         for one in stores:
             one.add(list(names), maps)
 

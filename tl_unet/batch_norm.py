@@ -152,10 +152,7 @@ def _statistics(norm):
 def _batches(data, batch_size):
     if hasattr(data, "shape"):
         return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
-    if isinstance(data, keras.utils.PyDataset):
-        batches = iterate_py_dataset(data)
-    else:
-        batches = data
+    batches = iterate_py_dataset(data) if isinstance(data, keras.utils.PyDataset) else data
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from tl_unet.input_checks import check_number, is_whole
 
 IGNORE = 255
-"""The mask value of pixels that losses and scores leave out, as in `tl_unet.data`."""
+"""The mask value of pixels that losses and scores leave out (`ignore_index`), here and in `tl_unet.data`."""
 
 
 def decide(probabilities, threshold=0.5):

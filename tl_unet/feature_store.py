@@ -134,7 +134,8 @@ class FolderStore(MemoryStore):
             return
         if not self._whole:
             self._load()
-        self._whole = False  # until all is written: an interruption may leave half a record or half a line
+        # Until all is written: an interruption may leave half a record or half a line.
+        self._whole = False
         maps = [np.asarray(feature_map, self.dtype) for feature_map in maps]
         shapes = [feature_map.shape[1:] for feature_map in maps]
         with self._data.open("ab") as file:
