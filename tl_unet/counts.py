@@ -7,6 +7,7 @@ have. It holds no score but the Tversky index, of which Dice and Jaccard are spe
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from tl_unet.input_checks import (
@@ -25,8 +26,8 @@ class Pixels(NamedTuple):
 
     Args:
         targets: Tensor of shape `(batch, height, width, classes)` of zeros and ones.
-        outputs: Tensor of the same shape: the prediction as given, logits or probabilities. Probabilities are
-            the very tensor, so those of ignored pixels may be anything, also NaN; logits are 0 there.
+        outputs: Tensor of the same shape: the prediction as given, logits or probabilities. On TensorFlow
+            probabilities are the very tensor, so those of ignored pixels may be anything, also NaN.
         probabilities: Tensor of the same shape, finite where the mask is ignored.
         weights: Tensor of shape `(batch, height, width, 1 or classes)`: 0 where the mask is ignored, else
             the pixel's weight.
@@ -108,9 +109,10 @@ def read_pixels(
         # Whatever is there, NaN included, must not reach a sum: 0 * NaN is NaN.
         labels = ops.where(valid, labels, 0.0)
         y_pred = ops.where(valid, y_pred, 0.0 if from_logits else 0.5)
-    # With TensorFlow, Keras' cross-entropies know the logits behind the tensor that a sigmoid or softmax
-    # returned, but not those behind a changed one.
-    outputs = y_pred if from_logits else given
+    # On TensorFlow, Keras' cross-entropies know the logits behind the tensor that a sigmoid or softmax
+    # returned, but not those behind a changed one. PyTorch's would raise an error at NaN.
+    knows_logits = keras.backend.backend() == "tensorflow" and not from_logits
+    outputs = given if knows_logits else y_pred
     if kind == "index":
         numbers = ops.cast(ops.clip(ops.squeeze(labels, -1), 0, classes - 1), "int32")
         labels = ops.one_hot(numbers, classes, dtype="float32")

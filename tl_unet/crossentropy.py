@@ -105,7 +105,7 @@ class FocalLoss(SegmentationLoss):
             losses = ops.categorical_crossentropy(targets, outputs, from_logits=self.from_logits)
             losses = ops.expand_dims(losses, -1)
             true_probability = ops.sum(targets * probabilities, axis=-1, keepdims=True)
-        # Outputs of ignored pixels may be NaN, which a weight of 0 would not remove.
+        # Outputs of ignored pixels may be NaN (on TensorFlow), which a weight of 0 would not remove.
         losses = ops.where(pixels.valid > 0, losses, 0.0)
         if self.gamma > 0:
             # A base of exactly 0 has an infinite gradient for a gamma below 1.
