@@ -106,6 +106,44 @@ def test_the_callback_updates_before_a_validation_or_at_the_end_of_an_epoch(vali
     np.testing.assert_array_equal(numbers([norm.moving_mean])[0], [1.0, 2.0])
 
 
+class Endless(keras.utils.PyDataset):
+    """Batch `i` is full of `i`."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return np.full((3, 2), index, "float32")
+
+
+def test_of_endless_data_as_many_batches_are_read_as_are_wanted():
+    model, norm = one_norm(2)
+    tl_unet.update_batch_norm(model, Endless(), batches=np.int64(3))
+    np.testing.assert_allclose(numbers([norm.moving_mean])[0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "tf.data"])
+def test_endless_data_without_a_number_of_batches_are_refused(kind):
+    data = Endless()
+    if kind == "tf.data":
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensors(np.ones((3, 2), "float32")).repeat()
+    model, norm = one_norm(2)
+    before = numbers(norm.variables)
+    with pytest.raises(ValueError, match="say with `batches`"):
+        tl_unet.update_batch_norm(model, data)
+    for old, new in zip(before, numbers(norm.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_callback_refuses_data_that_are_used_up_after_one_epoch():
+    images = np.ones((3, 2), "float32")
+    for data in ((images for _ in range(2)), iter([images]), map(np.asarray, [images])):
+        with pytest.raises(TypeError, match="used up after the first"):
+            tl_unet.UpdateBatchNorm(data)
+    for data in (images, [images], (images,), Endless()):
+        assert tl_unet.UpdateBatchNorm(data).data is data
+
+
 def test_a_failure_leaves_the_statistics_as_they_were():
     model, norm = one_norm(2)
     before = numbers(norm.variables)
@@ -129,6 +167,7 @@ def test_a_failure_leaves_the_statistics_as_they_were():
         ({"data": []}, ValueError, "no batches"),
         ({"batch_size": 0}, ValueError, "at least 1"),
         ({"batch_size": 1.5}, TypeError, "int"),
+        ({"batch_size": True}, TypeError, "int"),
         ({"batches": 0}, ValueError, "`batches` must be at least 1"),
         ({"batches": "all"}, TypeError, "`batches` must be an int"),
     ],

@@ -134,6 +134,36 @@ def test_head_is_float32_under_mixed_precision(policy, image):
     assert model.get_layer("preprocessing").compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("side", [32, None])
+def test_grey_values_reach_the_encoder_unrounded_under_mixed_precision(policy, side):
+    grey = np.linspace(0, 255, 2 * 32 * 32, dtype="float32").reshape(2, 32, 32, 1)
+
+    def seen():
+        model = tl_unet.build_unet(
+            "vgg16", weights=None, freeze=False, encoder_depth=1, input_shape=(side, side, 1)
+        )
+        assert model.get_layer("encoder").input_shape[-1] == 3
+        before = keras.Model(model.input, model.get_layer("preprocessing").output)
+        return keras.ops.convert_to_numpy(before(grey))
+
+    expected = seen()
+    keras.config.set_dtype_policy(policy)
+    np.testing.assert_array_equal(seen(), expected)
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.int32, np.uint8])
+def test_whole_numbers_of_numpy_are_ints(whole, tmp_path):
+    model = tiny_unet(
+        classes=whole(3),
+        decoder_filters=np.array([8, 8, 8, 8, 4], whole),
+        input_shape=(whole(64), None, whole(3)),
+    )
+    assert model.output_shape == (None, 64, None, 3)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").input_shape == (None, 64, None, 3)
+
+
 @pytest.mark.parametrize(
     ("normalization", "layer"),
     [
@@ -249,6 +279,11 @@ def test_preprocessing_decides_what_the_encoder_sees_of_black(preprocessing, exp
         (dict(preprocessing="imagenet"), "`preprocessing` must be one of"),
         (dict(decoder="unett"), "Unknown decoder 'unett'. Did you mean 'unet'"),
         (dict(classes=0), "`classes` must be a positive int"),
+        (dict(classes=True), "`classes` must be a positive int"),
+        (dict(classes=2.0), "`classes` must be a positive int"),
+        (dict(classes=np.bool_(True)), "`classes` must be a positive int"),
+        (dict(decoder_filters=(8, 8, 8, 8, True)), "needs 5 positive ints"),
+        (dict(input_shape=(True, 64, 3)), "positive ints"),
         (dict(activation="softmax"), "always 1"),
         (dict(dropout=1.0), "`dropout` must be"),
         (dict(decoder_filters=(8, 8)), "needs 5 positive ints"),

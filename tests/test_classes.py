@@ -178,6 +178,14 @@ def test_masks_that_cannot_be_balanced_are_refused(masks, options, word):
         balanced_class_weights(masks, 3, **options)
 
 
+def test_the_number_of_classes_may_be_numpys_but_no_bool():
+    masks = np.array([0, 0, 2])
+    assert balanced_class_weights(masks, np.uint8(3)) == balanced_class_weights(masks, 3)
+    for classes in (True, np.bool_(True), 0, 2.0):
+        with pytest.raises(ValueError, match="`classes` must be a positive int"):
+            balanced_class_weights(masks, classes)
+
+
 def test_an_object_of_255_is_not_taken_for_ignored_pixels():
     with pytest.raises(ValueError, match="masks == 255"):
         balanced_class_weights(np.array([0, 0, 255]), 1)

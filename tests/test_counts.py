@@ -152,11 +152,15 @@ ZEROS, HALVES = np.zeros((2, 4, 4, 1)), np.full((2, 4, 4, 1), 0.5)
 THIRDS = np.full((2, 4, 4, 3), 1 / 3)
 BAD_PAIRS = {
     "mask of 0..255": (ZEROS + 255, HALVES, "mask > 127"),
-    "mask with fractions": (HALVES, HALVES, "nearest"),
+    "mask above 1": (HALVES * 3, HALVES, "only 0 and 1"),
+    "mask below 0": (-HALVES, HALVES, "only 0 and 1"),
     "mask with NaN": (ZEROS * np.nan, HALVES, "only 0 and 1"),
     "class number too high": (ZEROS + 3, THIRDS, "0 to 2"),
     "class number negative": (ZEROS - 1, THIRDS, "0 to 2"),
+    "class number with a fraction": (HALVES, THIRDS, "0 to 2"),
     "several classes at once": (np.ones((2, 4, 4, 3)), THIRDS, "multi_label=True"),
+    "soft channels that do not add up": (THIRDS * 0.9, THIRDS, "multi_label=True"),
+    "channels of 0 and 255": (np.eye(3)[[[[0, 1]]]] * 255, THIRDS[:1, :1, :2], "only 0 and 1"),
     "logits given as probabilities": (ZEROS, HALVES + 4, "from_logits=True"),
     "negative probabilities": (ZEROS, HALVES - 4, "from_logits=True"),
     "sigmoids given as softmax": (ZEROS, THIRDS * 2, "multi_label=True"),
@@ -178,6 +182,28 @@ def test_bad_input_is_refused_with_the_remedy_by_losses_and_metrics(case):
         DiceLoss()(mask, prediction)
     with pytest.raises(ValueError, match=remedy):
         IoU().update_state(mask, prediction)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_soft_masks_of_mixed_images_are_counted_in_every_way_of_calling(ignored, monkeypatch):
+    rng = np.random.default_rng(0)
+    cases = [
+        (rng.random((2, 4, 4, 1)), HALVES, {}),
+        (rng.dirichlet(np.ones(3), (2, 4, 4)).astype("float16"), THIRDS, {}),
+        (rng.random((2, 4, 4, 3)), THIRDS, {"multi_label": True}),
+    ]
+    for mask, prediction, options in cases:
+        if ignored:
+            mask[0, 0, 0] = 255
+            options["ignore_index"] = 255
+        counts = numbers(confusion_counts(mask, prediction, threshold=None, **options))
+        kept = np.where(mask == 255, 0, mask).astype("float32")
+        total = counts[0] + counts[2]  # what the mask holds
+        np.testing.assert_allclose(total, kept.sum(axis=(1, 2)), rtol=1e-4)
+        with monkeypatch.context() as patch:
+            patch.setattr("tl_unet.input_checks.values_of", lambda tensor: None)  # as in a graph
+            traced = numbers(confusion_counts(mask, prediction, threshold=None, **options))
+        np.testing.assert_array_equal(traced, counts)
 
 
 def test_ignoring_zeros_or_ones_of_a_binary_mask_is_refused():

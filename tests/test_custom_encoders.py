@@ -112,6 +112,19 @@ def test_a_model_with_fixed_sides_decides_the_input(image):
         )
 
 
+@pytest.mark.parametrize("sides", [(100, 100), (96, 100), (100, None)])
+def test_a_model_with_fixed_sides_that_its_stride_does_not_divide_is_an_error(sides):
+    x = image = keras.Input((*sides, 3))
+    for filters in (4, 8, 8):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = keras.layers.MaxPooling2D(2)(x)
+    model = keras.Model(image, x)
+    with pytest.raises(ValueError, match="Give it sides that 8 divides"):
+        tl_unet.build_unet(model, preprocessing=None)
+    unet = tl_unet.build_unet(model, preprocessing=None, encoder_depth=2)
+    assert unet.output_shape == (None, *sides, 1)
+
+
 def test_a_model_of_other_channels_needs_the_same_input_shape():
     backbone = tiny_backbone((None, None, 4))
     with pytest.raises(ValueError, match="build the encoder|Pass the same shape"):

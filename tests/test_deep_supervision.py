@@ -153,6 +153,53 @@ def test_unfreezing_keeps_it_deeply_supervised(image, masks):
     assert len(model(image, training=True)) == 3
 
 
+def test_the_decoder_of_a_split_model_is_deeply_supervised_too(image, masks):
+    model = tl_unet.freeze_encoder(compiled(supervised(weight=0.5)))
+    encoder, decoder = tl_unet.split_model(model)
+    assert isinstance(decoder, DeeplySupervised)
+    features = encoder(image)
+    expected, found = model(image, training=True), decoder(features, training=True)
+    assert len(expected) == len(found) == 3
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(numbers(b), numbers(a), atol=1e-6)
+    np.testing.assert_allclose(numbers(decoder(features)), numbers(model(image)), atol=1e-6)
+    logs = [
+        one.train_on_batch(x, masks, return_dict=True)
+        for one, x in ((model, image), (compiled(decoder), features))
+    ]
+    assert logs[1]["loss"] < logs[0]["loss"]  # the second step of the same weights
+    assert len(model(image, training=True)) == 3
+
+
+def test_training_on_cached_features_trains_the_auxiliary_heads(image, masks):
+    def frozen():
+        return tl_unet.freeze_encoder(supervised(weight=0.5))
+
+    model, other = frozen(), frozen()
+    losses = compiled(model).fit(image, masks, epochs=2, verbose=0).history["loss"]
+    decoder, features = tl_unet.cache_features(other, (image, masks), verbose=0)
+    found = compiled(decoder).fit(features, epochs=2, verbose=0).history["loss"]
+    np.testing.assert_allclose(found, losses, atol=1e-5)
+    for a, b in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_allclose(numbers(b), numbers(a), atol=1e-5, err_msg=a.path)
+    assert tl_unet.feature_bytes(other, (32, 32)) > 0
+
+
+@pytest.mark.parametrize("encoder_only", [False, True])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_folding_keeps_it(encoder_only, is_compiled, image, masks):
+    model = tl_unet.freeze_encoder(supervised(normalization="batch"))
+    if is_compiled:
+        compiled(model)
+    folded = tl_unet.fold_batch_norm(model, encoder_only=encoder_only)
+    assert isinstance(folded, DeeplySupervised)
+    assert not folded.compiled
+    assert folded.output_shape == model.output_shape
+    np.testing.assert_allclose(numbers(folded(image)), numbers(model(image)), atol=1e-4)
+    assert len(folded(image, training=True)) == 3
+    assert set(compiled(folded).fit(image, masks, verbose=0).history) == {"loss", "iou"}
+
+
 def test_too_few_resolutions_for_it_are_an_error():
     with pytest.raises(ValueError, match="too few resolutions"):
         build("unetplusplus", depth=2, encoder_depth=2, deep_supervision=True)

@@ -341,6 +341,75 @@ def test_whatever_an_interruption_cuts_off_the_rest_is_whole(tmp_path_factory, d
     assert records(final, ["0-0"]) == records(memory, ["0-0"])
 
 
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        ("np.ascontiguousarray", 3),  # in the middle of the data
+        ("os.fsync", 1),  # the data are there, their lines are not
+        ("json.dumps", 2),  # in the middle of the lines
+    ],
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_after_an_interruption_the_same_store_adds_and_reads_what_is_right(
+    folder, monkeypatch, function, calls, error
+):
+    store, memory = FolderStore(folder, "float32", {}), MemoryStore("float32")
+    random = np.random.default_rng(0)
+
+    def add(names, *stores):
+        maps = [
+            random.normal(size=(len(names), 2, 3, 4)),
+            random.normal(size=(len(names), 1, 1, 5)),
+        ]
+        for one in stores:
+            one.add(list(names), maps)
+
+    add("ab", store, memory)
+    before = records(store, ["a", "b"])
+    module, name = function.split(".")
+    original = getattr(getattr(tl_unet.feature_store, module), name)
+    left = [calls]
+
+    def interrupted(*args, **kwargs):
+        left[0] -= 1
+        if not left[0]:
+            raise error("stop")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tl_unet.feature_store.{function}", interrupted)
+        with pytest.raises(error, match="stop"):
+            add("cde", store)
+    assert records(store, ["a", "b"]) == before
+    assert "d" not in store
+    add("fgh", store, memory)
+    add("i", store, memory)
+    for one in (store, FolderStore(folder, "float32", {})):
+        assert records(one, list("abfghi")) == records(memory, list("abfghi"))
+        assert (folder / "features.bin").stat().st_size == one.nbytes
+
+
+def test_a_cache_that_was_interrupted_goes_on_with_the_right_features(folder, monkeypatch):
+    images, masks = arrays()
+    data = Batches(images, masks)
+    model = frozen()
+    cache = tl_unet.FeatureCache(model, directory=folder)
+
+    def stop(descriptor):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tl_unet.feature_store.os.fsync", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cache.add(data, verbose=0)
+    cache.add(Batches(images[::-1].copy(), masks), verbose=0)
+    again = tl_unet.FeatureCache(model, directory=folder)
+    expected = tl_unet.FeatureCache(model).add(data, verbose=0).read(images)
+    for found in (cache.read(images), again.read(images)):
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
 def test_a_fingerprint_does_not_depend_on_names_but_on_all_that_is_computed():
     one, two = (tl_unet.split_model(frozen())[0] for _ in range(2))
     assert fingerprint(one) == fingerprint(two)

@@ -210,6 +210,16 @@ def test_only_the_frozen_encoder_is_folded_and_the_decoder_trains(image):
     assert_same(model, folded, image)
 
 
+def test_a_compiled_encoder_still_runs_in_inference_mode_while_it_is_frozen(image):
+    encoder = tl_unet.freeze_encoder(tiny_unet()).get_layer("encoder")
+    encoder.compile("sgd", "mse")
+    folded = tl_unet.fold_batch_norm(encoder)
+    assert type(folded) is type(encoder)
+    still, moving = folded(image, training=False), folded(image, training=True)
+    for a, b in zip(still, moving, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (a, b)))
+
+
 def test_only_a_frozen_encoder_is_folded_alone():
     with pytest.raises(ValueError, match="not frozen"):
         tl_unet.fold_batch_norm(tiny_unet(), encoder_only=True)

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tl_unet.losses import DiceLoss, FocalLoss, JaccardLoss, LovaszLoss, TverskyLoss
+from tl_unet.losses import (
+    CrossentropyLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LovaszLoss,
+    TverskyLoss,
+)
 
 LOSSES = [DiceLoss, JaccardLoss, TverskyLoss, LovaszLoss, FocalLoss]
 
@@ -96,6 +103,41 @@ def test_focal_moves_a_pixel_that_is_wrong_with_confidence(classes):
     mask = np.full((1, 1, 1, 1), max(1, classes - 1))
     moved = descend(FocalLoss(from_logits=True), start, mask) - start
     assert moved[..., -1] > 0.5
+
+
+@pytest.mark.parametrize("loss", [CrossentropyLoss, FocalLoss])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("traced", [False, True])
+def test_ignoring_pixels_keeps_the_gradient_of_one_that_is_wrong_with_confidence(
+    loss, classes, traced
+):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only on TensorFlow Keras finds the logits behind probabilities")
+    import tensorflow as tf
+
+    image = keras.Input((1, 2, classes))
+    last = keras.layers.Activation("sigmoid" if classes == 1 else "softmax")
+    model = keras.Model(image, last(image))
+    start = np.zeros((1, 1, 2, classes), "float32")
+    start[..., -1] = -30.0
+    logits = tf.Variable(start)
+
+    def gradient(loss, mask):
+        def step():
+            with tf.GradientTape() as tape:
+                value = loss(mask, model(logits))
+            return tape.gradient(value, logits)
+
+        return (tf.function(step) if traced else step)().numpy()
+
+    mask = np.full((1, 1, 2, 1), max(1, classes - 1))
+    without = gradient(loss(), mask)
+    assert (without[..., -1] < -0.4).all()
+    np.testing.assert_array_equal(gradient(loss(ignore_index=255), mask), without)
+    mask[0, 0, 1] = 255
+    moved = gradient(loss(ignore_index=255), mask)
+    np.testing.assert_allclose(moved[0, 0, 0], 2 * without[0, 0, 0], rtol=1e-6)
+    assert (moved[0, 0, 1] == 0).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -5,11 +5,14 @@ the data with the final weights predict better than what a short training leaves
 """
 
 import itertools
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 
+from tl_unet.feature_batches import is_endless, iterate_py_dataset
 from tl_unet.freezing import inner_layers
+from tl_unet.input_checks import is_whole
 
 
 def update_batch_norm(model, data, *, batch_size=16, batches=None):
@@ -29,7 +32,8 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
         The model.
 
     Raises:
-        ValueError: if no batch normalisation of the model is trainable, there are no data, or `batch_size` or `batches` is below 1.
+        ValueError: if no batch normalisation of the model is trainable, there are no data, they are endless and `batches` is `None`, or
+            `batch_size` or `batches` is below 1.
         TypeError: if `model` is no `keras.Model`, or `batch_size` or `batches` no int.
 
     Example:
@@ -50,6 +54,8 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
     _check_positive("batch_size", batch_size)
     if batches is not None:
         _check_positive("batches", batches)
+    elif is_endless(data):
+        raise ValueError("`data` are endless: say with `batches` how many are enough.")
     norms = [
         layer
         for layer in inner_layers(model)
@@ -89,11 +95,13 @@ class UpdateBatchNorm(keras.callbacks.Callback):
     those that save.
 
     Args:
-        data: as in `update_batch_norm`: the training images without augmentation, best in random order.
+        data: as in `update_batch_norm`: the training images without augmentation, best in random order. They are gone through in
+            each epoch, so it must not be a generator or another iterator.
         batch_size: int, how many images of an array go together; not for batches. Defaults to 16.
         batches: int or `None`, how many batches are enough: some tens represent most data. Defaults to `None`: all.
 
     Raises:
+        TypeError: if `data` is an iterator.
         ValueError: when it is called, as `update_batch_norm` does.
 
     Example:
@@ -110,6 +118,12 @@ class UpdateBatchNorm(keras.callbacks.Callback):
 
     def __init__(self, data, batch_size=16, batches=None):
         super().__init__()
+        if isinstance(data, Iterator):
+            raise TypeError(
+                f"`data` must be what can be gone through in each epoch; received {data!r}, which is used up after the first. Pass an array, "
+                "a list of batches, a keras.utils.PyDataset or a tf.data.Dataset (of a generator: "
+                "tf.data.Dataset.from_generator)."
+            )
         self.data, self.batch_size, self.batches = data, batch_size, batches
         self._done = False
 
@@ -138,15 +152,12 @@ def _statistics(norm):
 def _batches(data, batch_size):
     if hasattr(data, "shape"):
         return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
-    if isinstance(data, keras.utils.PyDataset):
-        batches = (data[i] for i in range(data.num_batches))
-    else:
-        batches = data
+    batches = iterate_py_dataset(data) if isinstance(data, keras.utils.PyDataset) else data
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches)
 
 
 def _check_positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise TypeError(f"`{name}` must be an int; received {value!r}.")
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1; received {value}.")

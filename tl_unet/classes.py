@@ -4,10 +4,10 @@ import keras
 import numpy as np
 
 from tl_unet.deep_supervision import AuxiliaryMasks
-from tl_unet.input_checks import check_number
+from tl_unet.input_checks import check_number, is_whole
 
 IGNORE = 255
-"""The mask value of pixels that losses and scores leave out, as in `tl_unet.data`."""
+"""The mask value of pixels that losses and scores leave out (`ignore_index`), here and in `tl_unet.data`."""
 
 
 def decide(probabilities, threshold=0.5):
@@ -99,8 +99,9 @@ def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):
     [0.56, 1.11, 3.33]
     """
     power = check_number("power", power)
-    if not isinstance(classes, int) or classes < 1:
+    if not is_whole(classes) or classes < 1:
         raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
+    classes = int(classes)
     batches = [masks] if hasattr(masks, "shape") else masks
     numbers, ignored = np.zeros(max(2, classes), np.int64), False
     for batch in batches:

@@ -7,6 +7,7 @@ have. It holds no score but the Tversky index, of which Dice and Jaccard are spe
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from tl_unet.input_checks import (
@@ -16,6 +17,7 @@ from tl_unet.input_checks import (
     check_number,
     check_probabilities,
     check_shapes,
+    impossible_values,
 )
 
 
@@ -24,8 +26,9 @@ class Pixels(NamedTuple):
 
     Args:
         targets: Tensor of shape `(batch, height, width, classes)` of zeros and ones.
-        outputs: Tensor of the same shape: the prediction as given, logits or probabilities.
-        probabilities: Tensor of the same shape.
+        outputs: Tensor of the same shape: the prediction as given, logits or probabilities. On TensorFlow
+            probabilities are the very tensor, so those of ignored pixels may be anything, also NaN.
+        probabilities: Tensor of the same shape, finite where the mask is ignored.
         weights: Tensor of shape `(batch, height, width, 1 or classes)`: 0 where the mask is ignored, else
             the pixel's weight.
         valid: Tensor of the shape of `weights`: 0 where the mask is ignored, else 1.
@@ -68,7 +71,8 @@ def read_pixels(
     Args:
         y_true: Mask tensor of any type. One output channel: zeros and ones, shape
             `(batch, height, width)` or `(batch, height, width, 1)`. More: class numbers in the same shapes,
-            or zeros and ones, shape `(batch, height, width, classes)`.
+            or zeros and ones, shape `(batch, height, width, classes)`. In place of zeros and ones a mask may
+            hold what lies between, as mixed images have it; channels of exclusive classes add up to 1.
         y_pred: Prediction tensor of shape `(batch, height, width, classes)`.
         from_logits: Boolean, whether the prediction is logits. Defaults to `False`.
         multi_label: Boolean, whether the classes may overlap (a sigmoid for each) instead of excluding one
@@ -97,13 +101,18 @@ def read_pixels(
     valid = ops.ones_like(labels, dtype="bool") if ignore_index is None else labels != ignore_index
     if kind == "channels" and not multi_label:
         valid = ops.all(valid, axis=-1, keepdims=True)
-    check_mask_values(labels, valid, kind, classes, multi_label)
-    wrong = _impossible(labels, kind, classes, multi_label) & valid
+    wrong = impossible_values(labels, kind, classes, multi_label) & valid
+    check_mask_values(labels, wrong, kind, classes)
 
+    given = y_pred
     if ignore_index is not None:
         # Whatever is there, NaN included, must not reach a sum: 0 * NaN is NaN.
         labels = ops.where(valid, labels, 0.0)
         y_pred = ops.where(valid, y_pred, 0.0 if from_logits else 0.5)
+    # On TensorFlow, Keras' cross-entropies know the logits behind the tensor that a sigmoid or softmax
+    # returned, but not those behind a changed one. PyTorch's would raise an error at NaN.
+    knows_logits = keras.backend.backend() == "tensorflow" and not from_logits
+    outputs = given if knows_logits else y_pred
     if kind == "index":
         numbers = ops.cast(ops.clip(ops.squeeze(labels, -1), 0, classes - 1), "int32")
         labels = ops.one_hot(numbers, classes, dtype="float32")
@@ -124,18 +133,7 @@ def read_pixels(
 
     valid = ops.cast(valid, "float32")
     weights = valid if pixel_weight is None else valid * pixel_weight
-    return Pixels(labels, y_pred, probabilities, weights, valid)
-
-
-def _impossible(labels, kind, classes, multi_label):
-    """Which values no mask of this kind can hold; soft ones between 0 and 1 may come from mixing images."""
-    if kind == "index":
-        return (labels != ops.floor(labels)) | (labels < 0) | (labels >= classes)
-    outside = (labels < 0) | (labels > 1)
-    if kind == "channels" and not multi_label:
-        no_class = ops.absolute(ops.sum(labels, axis=-1, keepdims=True) - 1) > 0.01
-        return ops.any(outside, axis=-1, keepdims=True) | no_class
-    return outside
+    return Pixels(labels, outputs, probabilities, weights, valid)
 
 
 def with_background(pixels):

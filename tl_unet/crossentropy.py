@@ -20,7 +20,9 @@ class FocalLoss(SegmentationLoss):
     on JAX), so a pixel that is wrong with confidence (a logit of -30 for the true class) gets no gradient
     and stays wrong; they know no ignored pixels and no masks of class numbers. Here Keras'
     `ops.binary_crossentropy` and `ops.categorical_crossentropy` do the work. For the same reason prefer
-    a model without activation (`build_unet(activation=None)`) and `from_logits=True`.
+    a model without activation (`build_unet(activation=None)`) and `from_logits=True`: given probabilities,
+    Keras finds the logits behind the model's sigmoid or softmax on TensorFlow only; on JAX and PyTorch
+    it clips the probabilities at 1e-7, and such a pixel gets no gradient.
 
     Args:
         gamma: Float, how much easy pixels are played down; 0 is the plain cross-entropy. Defaults to `2.0`.
@@ -92,8 +94,8 @@ class FocalLoss(SegmentationLoss):
         Returns:
             A tensor of shape `(batch,)`, or `(1,)` with `average="batch"`.
         """
-        # No shape may change before the cross-entropy: Keras finds the logits behind a sigmoid or softmax
-        # by looking at the tensor it is given.
+        # Nothing may change the outputs before the cross-entropy, not even where pixels are ignored: Keras
+        # finds the logits behind a sigmoid or softmax by looking at the tensor it is given.
         targets, outputs, probabilities = pixels.targets, pixels.outputs, pixels.probabilities
         overlapping = targets.shape[-1] == 1 or self.multi_label
         if overlapping:
@@ -103,6 +105,8 @@ class FocalLoss(SegmentationLoss):
             losses = ops.categorical_crossentropy(targets, outputs, from_logits=self.from_logits)
             losses = ops.expand_dims(losses, -1)
             true_probability = ops.sum(targets * probabilities, axis=-1, keepdims=True)
+        # Outputs of ignored pixels may be NaN (on TensorFlow), which a weight of 0 would not remove.
+        losses = ops.where(pixels.valid > 0, losses, 0.0)
         if self.gamma > 0:
             # A base of exactly 0 has an infinite gradient for a gamma below 1.
             losses = losses * ops.maximum(1.0 - true_probability, 1e-7) ** self.gamma
@@ -147,6 +151,11 @@ class CrossentropyLoss(FocalLoss):
     `multi_label`; masks are class numbers or one channel a class. What else differs: ignored pixels count in
     neither sum nor mean, and there are weights of classes. Beside `DiceLoss` it gives smooth
     gradients from the start.
+
+    Prefer a model without activation (`build_unet(activation=None)`) and `from_logits=True`: given
+    probabilities, Keras finds the logits behind the model's sigmoid or softmax on TensorFlow only; on JAX and
+    PyTorch it clips the probabilities at 1e-7, and a pixel that is wrong with confidence (a logit of -30 for
+    the true class) gets no gradient.
 
     Args:
         average: String, `"batch"` or `"image"`: whether the mean is taken over all pixels of a batch at once,

@@ -1,5 +1,6 @@
 """The data sets that `cache_features` takes: `tf.data`, `PyDataset` and arrays, gone through in one way."""
 
+import itertools
 import sys
 
 import keras
@@ -99,19 +100,30 @@ def checked_dataset(dataset, batch_size=32):
 
 def count_batches(dataset):
     """The number of batches, or `None` if it is unknown; raises `ValueError` for an endless data set."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        number = dataset.num_batches
-        endless = number is None
-    else:
-        number = int(dataset.cardinality())  # -1 is endless, -2 unknown
-        endless = number == -1
-    if endless:
+    if is_endless(dataset):
         raise ValueError("The data set is endless: cache it before you repeat it.")
+    if isinstance(dataset, keras.utils.PyDataset):
+        return dataset.num_batches
+    number = int(dataset.cardinality())
     return None if number < 0 else number
+
+
+def is_endless(dataset):
+    """Whether a data set says that it never ends; `False` for what can't say so."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        return dataset.num_batches is None
+    return is_tf_dataset(dataset) and int(dataset.cardinality()) == -1  # -2 is unknown
 
 
 def iterate(dataset):
     """The batches, once, as NumPy arrays or what a `PyDataset` gives."""
     if isinstance(dataset, keras.utils.PyDataset):
-        return (dataset[index] for index in range(dataset.num_batches))
+        return iterate_py_dataset(dataset)
     return dataset.as_numpy_iterator()
+
+
+def iterate_py_dataset(dataset):
+    """The batches of a `keras.utils.PyDataset`, once; without end if it has none."""
+    number = dataset.num_batches
+    indices = itertools.count() if number is None else range(number)
+    return (dataset[index] for index in indices)

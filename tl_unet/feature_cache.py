@@ -50,7 +50,7 @@ def cache_features(
         verbose: 0 or 1, whether to show progress. Defaults to 1.
 
     Returns:
-        A tuple: the decoder, a functional `keras.Model` that is not compiled, and one data set of
+        A tuple: the decoder, a functional `keras.Model` that is not compiled (with deep supervision if the model has it), and one data set of
         `((*features, images), masks)` for each of `datasets`, for its `fit` and `evaluate`.
 
     Raises:

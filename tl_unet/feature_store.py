@@ -2,7 +2,7 @@
 
 A record is the list of an image's feature maps under a key that follows from its pixels. The folder holds `features.bin`, the records
 one after another, and `index.jsonl`, a line for each of them that is written after its record: what an interruption cut off has no
-line and does not count.
+line, does not count, and is removed before anything is written behind it.
 """
 
 import json
@@ -96,26 +96,33 @@ class FolderStore(MemoryStore):
         self._index = Path(folder) / "index.jsonl"
         self._data = Path(folder) / "features.bin"
         self._map = None
-        header = {"format": 1, "dtype": dtype, **origin}
+        self._header = {"format": 1, "dtype": dtype, **origin}
+        self._whole = True
         Path(folder).mkdir(parents=True, exist_ok=True)
+        self._load()
+
+    def _load(self):
+        """Reads what the folder holds, and removes what an interruption left behind the last whole record and line."""
         lines = self._index.read_bytes().split(b"\n") if self._index.is_file() else [b""]
         if len(lines) == 1:  # nothing, or a first line that was cut off
-            self._index.write_text(json.dumps(header) + "\n", encoding="utf-8")
+            self._index.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
             self._data.write_bytes(b"")
             return
-        self._check(header, lines[0])
+        self._check(self._header, lines[0])
+        records, end = {}, 0
         for line in lines[1:-1]:
             key, shapes = json.loads(line)
-            self._records[key] = self.nbytes, shapes
-            self.nbytes += self._size(shapes)
-        if not self._data.is_file() or self._data.stat().st_size < self.nbytes:
+            records[key] = end, shapes
+            end += self._size(shapes)
+        if not self._data.is_file() or self._data.stat().st_size < end:
             raise ValueError(
-                f"{self._data} is shorter than its index says ({self.nbytes} bytes): delete the folder {self.place}; the features "
+                f"{self._data} is shorter than its index says ({end} bytes): delete the folder {self.place}; the features "
                 "are then computed anew."
             )
-        # What an interruption left behind the last whole record and the last whole line.
-        os.truncate(self._data, self.nbytes)
+        self._map = None
+        os.truncate(self._data, end)
         os.truncate(self._index, sum(len(line) + 1 for line in lines[:-1]))
+        self._records, self.nbytes = records, end
 
     def add(self, keys: list[str], maps: list[np.ndarray]) -> None:
         """Adds images, as `MemoryStore.add`; they are on the disk when it returns.
@@ -125,6 +132,10 @@ class FolderStore(MemoryStore):
         """
         if not keys:
             return
+        if not self._whole:
+            self._load()
+        # Until all is written: an interruption may leave half a record or half a line.
+        self._whole = False
         maps = [np.asarray(feature_map, self.dtype) for feature_map in maps]
         shapes = [feature_map.shape[1:] for feature_map in maps]
         with self._data.open("ab") as file:
@@ -136,10 +147,11 @@ class FolderStore(MemoryStore):
             os.fsync(file.fileno())
         with self._index.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([key, shapes]) + "\n" for key in keys)
+        self._map = None
         for key in keys:
             self._records[key] = self.nbytes, shapes
             self.nbytes += self._size(shapes)
-        self._map = None
+        self._whole = True
 
     def free(self) -> int:
         """Bytes that may be added: what is free on the disk, less one hundredth."""

@@ -7,7 +7,9 @@ In inference `BatchNormalization` multiplies and adds per channel, which the ker
 import keras
 import numpy as np
 
-from tl_unet.splitting import split_model
+from tl_unet.deep_supervision import DeeplySupervised
+from tl_unet.encoders.build import Encoder
+from tl_unet.splitting import encoder_of
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -35,7 +37,7 @@ def fold_batch_norm(model, *, encoder_only=False):
         encoder_only: bool, whether to fold the nested model "encoder" alone, which must be frozen. Defaults to `False`.
 
     Returns:
-        A functional `keras.Model`, not compiled. With nothing to fold it is a plain copy.
+        A functional `keras.Model`, not compiled, with deep supervision if `model` has it. With nothing to fold it is a plain copy.
 
     Raises:
         TypeError: if `model` is neither functional nor a Sequential model that knows its input.
@@ -61,8 +63,7 @@ def fold_batch_norm(model, *, encoder_only=False):
         )
     if not encoder_only:
         return _folded(model)
-    split_model(model)  # raises if there is no encoder
-    encoder = model.get_layer("encoder")
+    encoder = encoder_of(model)
     if encoder.trainable:
         raise ValueError(
             "The encoder is not frozen; without its normalisation it could not be trained well. Call "
@@ -88,8 +89,11 @@ def _plain(model):
 
 def _rebuilt(model, pairs, inside):
     """A copy of a model: `pairs` (convolution to its normalisation) folded, each nested model replaced by `inside(it)`."""
+    trainable = model.trainable
     if model.compiled:  # Keras would compile the copy
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        ours = isinstance(model, DeeplySupervised | Encoder)
+        kind = type(model) if ours else keras.Model
+        model = kind(model.input, model.output, name=model.name)
     norms = {norm.name for norm in pairs.values()}
     copies, weights = {}, []
 
@@ -109,7 +113,7 @@ def _rebuilt(model, pairs, inside):
             new.set_weights(_folded_weights(old, pairs[old.name]))
         elif old.name not in norms and old.weights:
             new.set_weights(old.get_weights())
-    if not model.trainable:  # to set it to true would unfreeze what is inside
+    if not trainable:  # to set it to true would unfreeze what is inside
         copy.trainable = False
     return copy
 

@@ -15,6 +15,8 @@ from keras import ops
 
 # 16-bit softmax outputs do not add up to exactly 1, nor stay exactly inside [0, 1].
 _PROBABILITY_TOLERANCE = 0.02
+# Nor do 16-bit masks of mixed images.
+_SUM_TOLERANCE = 0.01
 
 
 def values_of(tensor):
@@ -100,51 +102,71 @@ def check_ignore_index_fits(ignore_index, kind):
         )
 
 
-def check_mask_values(y_true, valid, kind, classes, multi_label):
-    """Checks, where values can be seen, that a mask holds only the values that its kind allows.
+def impossible_values(labels, kind, classes, multi_label):
+    """Tells which values no mask of this kind can hold: the one rule, for errors and inside a compiled `fit`.
+
+    Class numbers are whole and exist. Zeros and ones may also be soft, between the two, as when images and
+    masks are mixed; the channels of exclusive classes then add up to 1.
 
     Args:
-        y_true: Float mask tensor of rank 4.
-        valid: Boolean tensor that broadcasts against `y_true`: `False` where the mask is ignored.
+        labels: Float mask tensor of rank 4.
         kind: What `check_shapes` returned.
         classes: Integer, the number of output channels.
         multi_label: Boolean, whether classes may overlap.
 
-    Raises:
-        ValueError: If the mask holds other values.
+    Returns:
+        A boolean tensor that broadcasts against `labels`, `True` where a value is impossible.
     """
     if kind == "index":
-        allowed = (y_true == ops.floor(y_true)) & (y_true >= 0) & (y_true < classes)
+        possible = (labels == ops.floor(labels)) & (labels >= 0) & (labels < classes)
+    else:
+        possible = (labels >= 0) & (labels <= 1)  # NaN is neither
+    if kind == "channels" and not multi_label:
+        error = ops.absolute(ops.sum(labels, axis=-1, keepdims=True) - 1)
+        possible = ops.all(possible, axis=-1, keepdims=True) & (error <= _SUM_TOLERANCE)
+    return ops.logical_not(possible)
+
+
+def check_mask_values(labels, wrong, kind, classes):
+    """Raises an error, where values can be seen, if a mask holds impossible ones.
+
+    Args:
+        labels: Float mask tensor of rank 4.
+        wrong: What `impossible_values` returned, `False` where the mask is ignored.
+        kind: What `check_shapes` returned.
+        classes: Integer, the number of output channels.
+
+    Raises:
+        ValueError: If the mask holds impossible values.
+    """
+    if not values_of(ops.any(wrong)):  # `None` where there are no values to see
+        return
+    labels, wrong = values_of(labels), values_of(wrong)
+    bad = labels[np.broadcast_to(wrong, labels.shape)]
+    if kind == "channels" and ((bad >= 0) & (bad <= 1)).all():
+        raise ValueError(
+            f"The mask has {classes} channels, but some pixels belong to no class or to several: their "
+            "channels do not add up to 1. For classes that overlap (sigmoid outputs) pass multi_label=True; "
+            "otherwise write each pixel one-hot, or as a class number with ignore_index for pixels without a "
+            "class."
+        )
+    if kind == "index":
         expected = (
             f"the class numbers 0 to {classes - 1}, one for each of the {classes} output channels"
         )
         remedy = "Map the labels to these numbers, or build the model with more classes"
     else:
-        allowed = (y_true == 0) | (y_true == 1)
-        expected = "only 0 and 1"
+        expected = "only 0 and 1 (or what lies between, in masks of mixed images)"
         remedy = (
-            "Convert the mask, for instance `mask > 127` for one of 0..255, and resize masks with nearest "
-            "neighbour; masks of class numbers need a model with one output channel a class"
+            "Convert the mask, for instance `mask > 127` for one of 0..255; masks of class numbers need a "
+            "model with one output channel a class"
         )
-    good = values_of(ops.all(allowed | ops.logical_not(valid)))
-    if good is not None and not good:
-        found = np.unique(values_of(y_true))
-        listed = ", ".join(f"{value:g}" for value in found[:6]) + (
-            ", ..." if found.size > 6 else ""
-        )
-        raise ValueError(
-            f"The mask holds the values {listed} (largest {found[-1]:g}), but it must hold {expected}. "
-            f"{remedy}. Where a value marks pixels to leave out, name it: ignore_index=255."
-        )
-    if kind == "channels" and not multi_label:
-        one_hot = ops.all((ops.sum(y_true, axis=-1, keepdims=True) == 1) | ops.logical_not(valid))
-        good = values_of(one_hot)
-        if good is not None and not good:
-            raise ValueError(
-                f"The mask has {classes} channels, but some pixels belong to no class or to several. For "
-                "classes that overlap (sigmoid outputs) pass multi_label=True; otherwise write each pixel "
-                "one-hot, or as a class number with ignore_index for pixels without a class."
-            )
+    found = np.unique(labels)
+    listed = ", ".join(f"{value:g}" for value in found[:6]) + (", ..." if found.size > 6 else "")
+    raise ValueError(
+        f"The mask holds the values {listed} (largest {found[-1]:g}), but it must hold {expected}. "
+        f"{remedy}. Where a value marks pixels to leave out, name it: ignore_index=255."
+    )
 
 
 def check_probabilities(y_pred, multi_label):
@@ -237,6 +259,18 @@ def check_number(name, value, low=0.0, high=math.inf):
     return float(value)
 
 
+def is_whole(value):
+    """Whether a value is a whole number: an `int` or one of NumPy's, but no bool.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        A bool.
+    """
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_choice(name, value, choices):
     """Returns a constructor argument that must be one of a few words.
 
@@ -272,7 +306,7 @@ def check_ignore_index(value):
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if not is_whole(value):
         raise ValueError(
             f"ignore_index must be an integer (such as 255) or None, but is {value!r}."
         )

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tl_unet.input_checks import is_whole
+
 # A model's graph is taken apart once: doing it for every image would cost time and leave nodes on the layers each time.
 _GRAPHS = weakref.WeakKeyDictionary()
 
@@ -213,7 +215,7 @@ def _key(graph, layer, maps, padded):
     strides = _strides(maps, padded)
     if layer is None:
         return len(strides) - 1
-    if isinstance(layer, int) and layer in strides:
+    if is_whole(layer) and layer in strides:
         return strides.index(layer)
     if isinstance(layer, str) and layer in graph.tensors:
         return layer

@@ -5,12 +5,15 @@ You need it to train or run the halves apart; `cache_features` does, to compute 
 
 import keras
 
+from tl_unet.deep_supervision import AuxiliaryMasks, DeeplySupervised
+
 
 def split_model(model):
     """Splits a U-Net behind its encoder, into two models that share its layers and weights.
 
     `decoder(encoder(image))` is `model(image)`, for any size: the decoder gets the image as well as the feature maps, to crop its
-    mask to the image's size and for `input_skip`. What the decoder learns, `model` has learned.
+    mask to the image's size and for `input_skip`. What the decoder learns, `model` has learned. The decoder of a model with deep
+    supervision has it, too.
 
     Args:
         model: `keras.Model` from `build_unet`. It is left as it is, compiled or not.
@@ -39,14 +42,7 @@ def split_model(model):
     >>> np.allclose(decoder([*features, same_image]), model(image), atol=1e-6)
     True
     """
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise TypeError(f"`model` must be a functional keras.Model; received {model!r}.")
-    try:
-        encoder = model.get_layer("encoder")
-    except ValueError as error:
-        raise ValueError(
-            f"The model {model.name!r} has no layer named 'encoder': pass one that tl_unet.build_unet made."
-        ) from error
+    encoder = encoder_of(model)
     if len(model.inputs) != 1:
         raise ValueError(
             f"The model {model.name!r} must have one input, the image; it has {len(model.inputs)}."
@@ -62,7 +58,7 @@ def split_model(model):
     # The graph once more, over the same layers, to get hold of the tensors between them. A new model, since Keras would compile
     # the copy of a compiled one.
     plain = keras.Model(model.inputs, model.outputs, name=model.name)
-    copy = keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
+    copy = keras.models.clone_model(plain, clone_function=_shared, call_function=call)
     if len(features) != 1:
         raise ValueError(
             f"The encoder of the model {model.name!r} is called {len(features)} times: it can be split behind a single call only."
@@ -76,9 +72,43 @@ def split_model(model):
     decoder = keras.models.clone_model(
         keras.Model(between, copy.outputs[0], name=f"{model.name}_decoder_part"),
         input_tensors=inputs,
-        clone_function=lambda layer: layer,
+        clone_function=_shared,
     )
+    if isinstance(model, DeeplySupervised):
+        decoder = DeeplySupervised(decoder.inputs, decoder.outputs[0], name=decoder.name)
     return keras.Model(copy.inputs[0], between, name=f"{model.name}_encoder_part"), decoder
+
+
+def encoder_of(model):
+    """The nested model "encoder" of a U-Net.
+
+    Args:
+        model: `keras.Model` from `build_unet`.
+
+    Returns:
+        `keras.Model`.
+
+    Raises:
+        TypeError: if `model` is no functional `keras.Model`.
+        ValueError: if it has no layer "encoder".
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(f"`model` must be a functional keras.Model; received {model!r}.")
+    try:
+        return model.get_layer("encoder")
+    except ValueError as error:
+        raise ValueError(
+            f"The model {model.name!r} has no layer named 'encoder': pass one that tl_unet.build_unet made."
+        ) from error
+
+
+def _shared(layer):
+    # Deep supervision finds its masks as what enters this layer, so each model needs one of its own. It has no weights.
+    return (
+        AuxiliaryMasks.from_config(layer.get_config())
+        if isinstance(layer, AuxiliaryMasks)
+        else layer
+    )
 
 
 def _as_list(outputs):

@@ -1,6 +1,7 @@
 """`build_unet`: raw image -> preprocessing -> encoder -> decoder -> head, as one functional `keras.Model`."""
 
 import math
+import numbers
 import warnings
 
 import keras
@@ -13,6 +14,7 @@ from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolv
 from tl_unet.encoders.hub import ASSUMED, has_pyramid
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
 from tl_unet.freezing import inner_layers
+from tl_unet.input_checks import is_whole
 from tl_unet.layers import CropLike, PadToMultiple
 
 
@@ -109,6 +111,7 @@ def build_unet(
     _check_choices(
         normalization, normalize_features, classes, dropout, activation, preprocessing, bridge
     )
+    classes = int(classes)
     _check_decoder_can(decoder, input_skip, deep_supervision)
     upsampling = decoder.resolved_upsampling(upsampling)
     source = resolve_encoder(encoder, input_shape)
@@ -122,7 +125,8 @@ def build_unet(
     padded = _padded(image, strides[-1], minimum)
     x = padded
     if encoder.input_shape[-1] == 3 and image.shape[-1] == 1:
-        x = keras.layers.Concatenate(name="grey_to_rgb")([x, x, x])
+        # Raw values, like the image's: 16 bits would round them.
+        x = keras.layers.Concatenate(dtype="float32", name="grey_to_rgb")([x, x, x])
     if preprocessing is not None:
         named = {"encoder": statistics, "rescale": PREPROCESSING["rescale"]}
         x = apply_preprocessing(x, named.get(preprocessing, preprocessing))
@@ -218,7 +222,7 @@ def _check_decoder_can(decoder, input_skip, deep_supervision):
         raise ValueError(
             f"Decoder {decoder.name!r} has no inner maps for `deep_supervision`; {' and '.join(map(repr, able))} have."
         )
-    if not isinstance(deep_supervision, bool | int | float) or not 0 <= deep_supervision < math.inf:
+    if not isinstance(deep_supervision, numbers.Real) or not 0 <= deep_supervision < math.inf:
         raise ValueError(
             "`deep_supervision` must be True, False or a positive weight of each auxiliary mask; received "
             f"{deep_supervision!r}."
@@ -243,7 +247,7 @@ def _check_choices(
         raise ValueError(
             "`normalize_features=True` wants a `normalization`, such as 'batch'; received None."
         )
-    if not isinstance(classes, int) or classes < 1:
+    if not is_whole(classes) or classes < 1:
         raise ValueError(f"`classes` must be a positive int; received {classes!r}.")
     if activation == "softmax" and classes == 1:
         raise ValueError(
@@ -261,12 +265,13 @@ def _check_choices(
 def _checked_shape(input_shape, source):
     """The input's shape; unknown sides are those of a model given as encoder, where it has fixed ones."""
     shape = tuple(input_shape)
-    positive = (isinstance(side, int) and side > 0 for side in shape if side is not None)
+    positive = (is_whole(side) and side > 0 for side in shape if side is not None)
     if len(shape) != 3 or shape[2] is None or not all(positive):
         raise ValueError(
             "`input_shape` must be (height, width, channels), without the batch, with positive ints; height and width may "
             f"be None (any size); received {input_shape!r}."
         )
+    shape = tuple(None if side is None else int(side) for side in shape)
     if not isinstance(source, keras.Model):
         return shape
     wanted = tuple(source.input_shape[1:])

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-IGNORE = 255
-"""The mask value of pixels that losses and metrics are to leave out (`ignore_index`)."""
+from tl_unet.classes import IGNORE
 
 
 class LabelTable:

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tl_unet.data.labels import IGNORE, LabelTable
+from tl_unet.classes import IGNORE
+from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import Subset, build_pairs, check_size
 
 # A trimap stores 1 for the animal, 2 for the background and 3 for the border between them.

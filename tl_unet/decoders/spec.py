@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 
 from tl_unet.decoders.blocks import UPSAMPLING
+from tl_unet.input_checks import is_whole
 
 DEFAULT_FILTERS = (512, 256, 128, 64, 32)
 
@@ -118,7 +119,7 @@ class DecoderSpec:
                 )
             filters = filters[:count]
         filters = tuple(filters)
-        if len(filters) != count or not all(isinstance(f, int) and f > 0 for f in filters):
+        if len(filters) != count or not all(is_whole(f) and f > 0 for f in filters):
             what = (
                 f"for this encoder, one per up-sampling, coarsest first (decoder {self.name!r})"
                 if self.filter_names is None
@@ -127,7 +128,7 @@ class DecoderSpec:
             raise ValueError(
                 f"`decoder_filters` needs {count} positive ints {what}; received {given!r}."
             )
-        return filters
+        return tuple(map(int, filters))
 
     def filter_count(self, levels):
         """How many numbers `decoder_filters` has.

@@ -205,7 +205,7 @@ def _least_side(encoder, strides):
         except ValueError:  # smaller than an unpadded kernel
             continue
         if all(
-            size.shape[1:3] == tuple(full // stride for full in image.shape[1:3])
+            size.shape[1:3] == tuple(full / stride for full in image.shape[1:3])
             for size, stride in zip(sizes, strides, strict=True)
         ):
             return side
