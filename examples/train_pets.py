@@ -1,14 +1,14 @@
 """Segments pets with transfer learning in stages, the way one would train a model of one's own.
 
-A U-Net on VGG16 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
+A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
 then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, the statistics of its batch
 normalisation are computed anew over the training pictures as they are, and it is evaluated once on the test images: as it is, averaged
 over the mirrored picture, and over both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
-    python examples/train_pets.py --data oxford_pets/ --weights vgg16_imagenet_notop.weights.h5
-    python examples/train_pets.py --recipe mobilenetv2                  # a smaller model
-    python examples/train_pets.py --fast                                # MobileNetV2, fewer epochs on smaller pictures
+    python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5
+    python examples/train_pets.py --recipe vgg16                        # a larger model
+    python examples/train_pets.py --fast                                # fewer epochs on smaller pictures
     python examples/train_pets.py --evaluate my/images my/masks         # scores of the trained model on a folder
 """
 
@@ -59,16 +59,6 @@ class Recipe:
 
 # Much of the learning happens on small pictures, where an epoch is cheap; the last stage adapts to the full size.
 RECIPES = {
-    "vgg16": Recipe(
-        "vgg16",
-        (256, 128, 64, 32, 16),
-        "mixed_bfloat16",  # a step takes about half as long where the processor has instructions for it
-        (
-            Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
-            Stage("small", size=160, epochs=4, learning_rate=3e-5, frozen=False, batch_size=8),
-            Stage("full", 256, 2, 3e-4, frozen=False, batch_size=8, encoder_share=0.1),
-        ),
-    ),
     "mobilenetv2": Recipe(
         "mobilenetv2",
         (128, 64, 48, 24, 16),
@@ -77,6 +67,16 @@ RECIPES = {
             Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
             Stage("small", size=160, epochs=8, learning_rate=3e-4, frozen=False),
             Stage("full", size=256, epochs=7, learning_rate=2e-4, frozen=False),
+        ),
+    ),
+    "vgg16": Recipe(
+        "vgg16",
+        (256, 128, 64, 32, 16),
+        "mixed_bfloat16",  # faster or slower by the processor: benchmarks/precision.py tells
+        (
+            Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
+            Stage("small", size=160, epochs=4, learning_rate=3e-5, frozen=False, batch_size=8),
+            Stage("full", 256, 2, 3e-4, frozen=False, batch_size=8, encoder_share=0.1),
         ),
     ),
     "fast": Recipe(
@@ -285,14 +285,14 @@ def parse_arguments():
     add(
         "--weights",
         default="imagenet",
-        help="imagenet (default: Keras downloads), or a file of the recipe's encoder without its top: VGG16, or MobileNetV2 for the others",
+        help="imagenet (default: Keras downloads), or a file of the recipe's encoder without its top",
     )
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/pets"), help="default: runs/pets")
     add(
         "--recipe",
         choices=RECIPES,
-        default="vgg16",
-        help="vgg16 (default), in bfloat16; mobilenetv2, a smaller model; fast: it, on smaller pictures",
+        default="mobilenetv2",
+        help="mobilenetv2 (default); vgg16, a larger model, in bfloat16; fast: MobileNetV2, on smaller pictures",
     )
     add(
         "--fast",
@@ -304,7 +304,7 @@ def parse_arguments():
     add(
         "--dtype-policy",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        help="of Keras; default: the recipe's; try float32 on processors without bfloat16",
+        help="of Keras; default: the recipe's; float32 is the safe choice on a processor",
     )
     add(
         "--limit",
