@@ -143,6 +143,8 @@ def table(document):
         f"*U-Nets at {setting['size']}x{setting['size']}; times relative to `{BASE}`: a training step of {setting['batch']} images with the encoder "
         f"frozen and not, and the prediction of one image. {setting['machine']}{', processor seconds' * (setting['clock'] == 'cpu')}, median of {setting['repeats']}. Made by `tools/encoder_costs.py`.*"
     )
+    left = [f"`{name}`" for name in tl_unet.list_encoders() if name not in document["rows"]]
+    lines += ["", f"Not measured: {', '.join(left)}."] if left else []
     return "\n".join(["", caption, "", HEADER, *lines, ""])
 
 
