@@ -1,10 +1,14 @@
 """The measurement of 16-bit policies: its table, and that it puts the policy back."""
 
+import functools
 import json
 
 import keras
 import precision
 import pytest
+from tiny import TINY
+
+import tl_unet
 
 
 def test_a_ratio_is_the_policys_time_over_that_of_float32():
@@ -13,9 +17,11 @@ def test_a_ratio_is_the_policys_time_over_that_of_float32():
 
 
 @pytest.mark.slow
-def test_a_small_run_prints_its_table_and_leaves_the_policy_alone(tmp_path, capsys):
+def test_a_small_run_prints_its_table_and_leaves_the_policy_alone(tmp_path, capsys, monkeypatch):
+    build = functools.partial(tl_unet.build_unet, TINY, decoder_filters=(16, 8, 8, 8, 8))
+    monkeypatch.setattr(tl_unet, "build_unet", lambda name, **options: build(**options))
     path = tmp_path / "precision.json"
-    options = ["--encoders", "unet", "--size", "16", "--batch", "1", "--rounds", "1"]
+    options = ["--encoders", "unet", "--size", "32", "--batch", "1", "--rounds", "1"]
     precision.main([*options, "--json", str(path)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == ["frozen", "full"]

@@ -583,7 +583,9 @@ def test_an_interrupted_and_a_killed_process_resume_to_the_same_result(tmp_path)
     def start(folder, *options):
         call = command(tmp_path / folder, *options)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(call, cwd=EXAMPLES.parent, **quiet)
+        # Where the tests run in the background, their children would ignore Ctrl-C.
+        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(call, cwd=EXAMPLES.parent, preexec_fn=listen, **quiet)
 
     record = tmp_path / "stopped" / "history" / "unet.csv"
 

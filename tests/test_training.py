@@ -178,7 +178,10 @@ else:
 def test_a_killed_and_an_interrupted_process_resume_to_the_same_history(tiny, pairs, tmp_path):
     def start(output):
         command = [sys.executable, "-c", CHILD, os.path.dirname(__file__), pairs[0].parent, output]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # Where the tests run in the background, their children would ignore Ctrl-C.
+        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, preexec_fn=listen, **quiet)
 
     run = RunFolder(tmp_path / "stopped")
     for how in (signal.SIGKILL, signal.SIGINT):
