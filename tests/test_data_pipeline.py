@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tl_unet.data import Subset, augmentation, image_mask_dataset, shapes
+from tl_unet.data.decoding import decode_image, decode_mask
 from tl_unet.data.labels import LabelTable
-from tl_unet.data.pipeline import build_subset, decode_image, decode_mask, load_pair
+from tl_unet.data.pipeline import build_subset, load_pair
 
 
 def encoded(image, kind="PNG", **options):

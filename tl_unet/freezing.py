@@ -30,7 +30,7 @@ def freeze_encoder(model):
     >>> len(tl_unet.freeze_encoder(model).get_layer("encoder").trainable_weights)
     0
     """
-    encoder = _encoder(model)
+    encoder = encoder_layer(model)
     arguments = _compile_arguments(model, None)
     encoder.trainable = False
     _compile(model, arguments)
@@ -73,7 +73,7 @@ def unfreeze_encoder(
     >>> [layer.name for layer in encoder.layers if layer.trainable and layer.weights]
     ['block5_conv1', 'block5_conv2', 'block5_conv3']
     """
-    encoder = _encoder(model)
+    encoder = encoder_layer(model)
     total = len(encoder.outputs)
     if stages is not None and not 1 <= stages <= total:
         raise ValueError(
@@ -113,7 +113,8 @@ def _check_momentum(momentum, batch_norm):
         )
 
 
-def _encoder(model):
+def encoder_layer(model):
+    """The nested model "encoder" of a model from `build_unet`; ValueError if there is none."""
     try:
         return model.get_layer("encoder")
     except ValueError as error:

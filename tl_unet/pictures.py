@@ -72,7 +72,7 @@ def read_picture(path, channels, lazily=False, warn=warnings.warn):
         raise Unreadable(f"it is no TIFF with the {channels} channels that the model takes")
     from PIL import Image
 
-    from tl_unet.data.pipeline import decode_image
+    from tl_unet.data.decoding import decode_image
 
     try:
         pixels = np.asarray(decode_image(path, channels, warn=warn))

@@ -6,6 +6,7 @@ You need it to train or run the halves apart; `cache_features` does, to compute 
 import keras
 
 from tl_unet.deep_supervision import AuxiliaryMasks, DeeplySupervised
+from tl_unet.freezing import encoder_layer
 
 
 def split_model(model):
@@ -94,12 +95,7 @@ def encoder_of(model):
     """
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise TypeError(f"`model` must be a functional keras.Model; received {model!r}.")
-    try:
-        return model.get_layer("encoder")
-    except ValueError as error:
-        raise ValueError(
-            f"The model {model.name!r} has no layer named 'encoder': pass one that tl_unet.build_unet made."
-        ) from error
+    return encoder_layer(model)
 
 
 def _shared(layer):
