@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from machine import cores
 from matplotlib.figure import Figure
 
 import tl_unet
@@ -85,8 +86,8 @@ def table(rows, seconds, pictures, arguments):
         f'\n\n{arguments.encoder}, frozen, with ImageNet weights; `normalization="batch"`, defaults otherwise. {pictures[0]} training pictures of '
         f"Oxford-IIIT Pet at {arguments.size}x{arguments.size}, {arguments.epochs} epochs in batches of {arguments.batch_size}, Adam {arguments.learning_rate:g}, Dice "
         f"and cross-entropy, seed {arguments.seed}; IoU over {pictures[1]} validation pictures. Step: a training step, median over the training, in "
-        f"which every batch went to all decoders in turn; U-Net: {1000 * statistics.median(seconds[BASE]):.0f} ms, on {os.cpu_count()} CPU "
-        f"cores ({platform.machine()}) that others used too. {keras.backend.backend()} backend, {packages}. Made by `python tools/decoder_table.py`.\n"
+        f"which every batch went to all decoders in turn; U-Net: {1000 * statistics.median(seconds[BASE]):.0f} ms, on {cores()} "
+        f"({platform.machine()}). {keras.backend.backend()} backend, {packages}. Made by `python tools/decoder_table.py`.\n"
     )
 
 

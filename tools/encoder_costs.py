@@ -13,23 +13,27 @@ clock's; use it with one core, since it adds up those of all:
 
     taskset -c 1 python tools/encoder_costs.py --clock cpu
 
-A finished row is kept in the JSON file and skipped by the next run; delete the file to measure anew.
+Each encoder is measured in a process of its own, since TensorFlow keeps memory of the models before: the largest takes some 20 GB. A finished row is kept in
+the JSON file and skipped by the next run; delete the file to measure anew.
 """
 
 import argparse
-import functools
 import gc
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import tensorflow as tf
+from machine import cores
 from marks import insert
 
 import tl_unet
@@ -98,9 +102,8 @@ def seconds(call, clock):
     return clock() - start
 
 
-@functools.cache
 def base_calls(size, batch):
-    """The base's three calls, traced once for all encoders."""
+    """The base's three calls."""
     frozen, full = unet(BASE, size, freeze=True), unet(BASE, size, freeze=False)
     calls = step(frozen, size, batch), step(full, size, batch), prediction(full, size)
     return dict(zip(TIMES, calls, strict=True))
@@ -148,6 +151,13 @@ def table(document):
     return "\n".join(["", caption, "", HEADER, *lines, ""])
 
 
+def measure_alone(*arguments):
+    """`measure` in a process that ends with it, which gives all memory back."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -164,9 +174,7 @@ def main():
     parser.add_argument("--page", default=str(PAGE), help='"" prints the table instead')
     arguments = parser.parse_args()
 
-    # What this process may use, on systems that tell.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = f"TensorFlow {tf.__version__}, {cores} CPU core{'s' * (cores > 1)}"
+    machine = f"TensorFlow {tf.__version__}, {cores()}"
     if gpus := tf.config.list_physical_devices("GPU"):
         machine += f", {len(gpus)} GPU"
     setting = {key: getattr(arguments, key) for key in ("size", "batch", "repeats", "clock")}
@@ -186,11 +194,16 @@ def main():
         if name in document["rows"]:
             continue
         start = time.perf_counter()
-        document["rows"][name] = measure(
-            name, arguments.size, arguments.batch, arguments.repeats, arguments.clock
-        )
-        keras.utils.clear_session()  # else the memory fills with the models before
-        gc.collect()
+        try:
+            row = measure_alone(
+                name, arguments.size, arguments.batch, arguments.repeats, arguments.clock
+            )
+        except BrokenProcessPool:
+            raise SystemExit(
+                f"The process that measured {name} was ended from outside: was there too little memory? "
+                "The rows before it are kept."
+            ) from None
+        document["rows"][name] = row
         # Written aside and moved, so that an interrupted run leaves the rows before it.
         draft = arguments.json.with_suffix(".part")
         draft.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")

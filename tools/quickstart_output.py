@@ -23,6 +23,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import keras
 import numpy as np
 import tensorflow as tf
+from machine import cores
 from PIL import Image
 
 import tl_unet
@@ -119,10 +120,9 @@ def main():
         side.paste(mask, (picture.width + 8, 0))
         with replacing(docs / "images" / "quickstart-first.png") as beside:
             side.quantize(64).save(beside, format="png")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     about = (
         f"The folders held {arguments.train} pictures of Oxford-IIIT Pet to train on and {arguments.valid} to validate, drawn with seed {arguments.seed}; it took "
-        f"{minutes:.0f} minutes on {cores} processor core{'s' * (cores > 1)}, with Keras {keras.__version__} and TensorFlow {tf.__version__}."
+        f"{minutes:.0f} minutes on {cores()}, with Keras {keras.__version__} and TensorFlow {tf.__version__}."
     )
     sections = {"first": first, "second": second, "scores": scores.strip(), "about": about}
     text = "\n".join(
