@@ -245,3 +245,25 @@ def test_values_are_not_checked_in_a_compiled_fit(compiled_model):
 def test_shapes_are_checked_in_a_compiled_fit(compiled_model):
     with pytest.raises(ValueError, match="height is 3"):
         compiled_model.fit(ZEROS, ZEROS[:, :3], verbose=0)
+
+
+def test_masks_of_unknown_channels_train_with_one_class_and_name_the_remedy_with_more():
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("other backends know every shape")
+    image = np.zeros((2, 8, 8, 3), "float32")
+
+    def fit(classes, shape):
+        signature = tf.TensorSpec((None, 8, 8, 3)), tf.TensorSpec(shape)
+        mask = np.zeros((2, 8, 8, 1), "float32")
+        data = tf.data.Dataset.from_generator(lambda: [(image, mask)], output_signature=signature)
+        head = keras.layers.Conv2D(classes, 1, activation="sigmoid" if classes == 1 else "softmax")
+        model = keras.Sequential([keras.Input((8, 8, 3)), head])
+        model.compile("sgd", DiceLoss(), metrics=[IoU()])
+        return model.fit(data, verbose=0).history["loss"][0]
+
+    assert np.isfinite(fit(1, (None, 8, 8, None)))
+    with pytest.raises(ValueError, match="set_shape"):
+        fit(3, (None, 8, 8, None))
+    with pytest.raises(ValueError, match="even its rank"):
+        fit(1, None)

@@ -21,6 +21,17 @@ def test_a_registered_encoder_is_known_by_name():
         tl_unet.register_encoder(spec)
 
 
+def test_a_name_with_capitals_is_found_in_either_case():
+    spec = dataclasses.replace(TINY, name="Test_Capitals")
+    tl_unet.register_encoder(spec, overwrite=True)
+    for name in ("Test_Capitals", "test_capitals", "TEST_CAPITALS"):
+        assert tl_unet.get_encoder_spec(name) is spec
+    for pattern in ("Test_C*", "test_c*"):
+        assert tl_unet.list_encoders(pattern) == ["Test_Capitals"]
+    with pytest.raises(ValueError, match="Did you mean 'Test_Capitals'"):
+        tl_unet.get_encoder_spec("test_capital")
+
+
 def test_the_forty_backbones_and_the_plain_path_are_registered():
     builtin = [n for n in tl_unet.list_encoders() if tl_unet.get_encoder_spec(n).family != "custom"]
     assert len(builtin) == 41
@@ -62,6 +73,27 @@ def test_a_bad_tap_is_an_error(arguments, message):
 def test_preprocessing_needs_three_numbers():
     with pytest.raises(ValueError, match="red, green and blue"):
         tl_unet.Preprocessing(mean=(1.0,))
+    with pytest.raises(ValueError, match="red, green and blue"):
+        tl_unet.Preprocessing(std=255)
+    with pytest.raises(ValueError, match="none of it may be 0"):
+        tl_unet.Preprocessing(std=(1, 0, 1))
+    with pytest.raises(ValueError, match="finite number"):
+        tl_unet.Preprocessing(mean=(1, 2, "3"))
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_preprocessing_takes_any_sequence(kind):
+    given = tl_unet.Preprocessing(mean=kind([0, 1, 2]), std=kind([255, 255, 255]))
+    assert given == tl_unet.Preprocessing(mean=(0, 1, 2), std=(255,) * 3)
+    assert tiny_unet(preprocessing=given).get_layer("preprocessing") is not None
+
+
+@pytest.mark.parametrize("strides", [(1, 2, 4), (2, 8, 16)])
+def test_a_tap_of_another_stride_than_its_spec_says_is_an_error(strides):
+    taps = [tl_unet.Tap(stride, f"relu{i}") for i, stride in enumerate(strides, 1)]
+    spec = dataclasses.replace(TINY, taps=taps)
+    with pytest.raises(ValueError, match="'relu[12]' has stride [18] in its spec.*but it is"):
+        tiny_unet(encoder=spec, decoder_filters=None)
 
 
 def test_a_tap_at_a_layer_that_is_not_there_names_the_near_ones():
@@ -96,6 +128,16 @@ def test_a_model_as_encoder_shares_its_layers_and_keeps_its_weights():
     for old, new in zip(before, model.get_layer("encoder").get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert model.get_layer("encoder").get_layer("conv3") is backbone.get_layer("conv3")
+
+
+def test_a_model_frozen_whole_is_unfrozen_and_one_frozen_in_part_is_left_so():
+    backbone = tiny_backbone()
+    tl_unet.build_unet(backbone, preprocessing=None)  # freezes the layers, which are shared
+    encoder = tl_unet.build_unet(backbone, preprocessing=None, freeze=False).get_layer("encoder")
+    assert len(encoder.trainable_weights) == 15
+    backbone.get_layer("conv1").trainable = False
+    encoder = tl_unet.build_unet(backbone, preprocessing=None, freeze=False).get_layer("encoder")
+    assert len(encoder.trainable_weights) == 14
 
 
 def test_a_model_of_unknown_preprocessing_warns_unless_told():

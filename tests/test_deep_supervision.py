@@ -200,6 +200,14 @@ def test_folding_keeps_it(encoder_only, is_compiled, image, masks):
     assert set(compiled(folded).fit(image, masks, verbose=0).history) == {"loss", "iou"}
 
 
+def test_inside_another_model_it_warns_that_the_auxiliary_masks_will_not_train(image):
+    model = supervised()
+    with pytest.warns(UserWarning, match="auxiliary masks won't train"):
+        keras.Sequential([keras.Input((32, 32, 3)), keras.layers.RandomFlip(), model])
+    with pytest.warns(UserWarning, match="strip_auxiliary"):
+        model(keras.Input((32, 32, 3)))
+
+
 def test_too_few_resolutions_for_it_are_an_error():
     with pytest.raises(ValueError, match="too few resolutions"):
         build("unetplusplus", depth=2, encoder_depth=2, deep_supervision=True)

@@ -187,7 +187,7 @@ def test_freezing_again_stops_the_encoder(data):
     assert changed(before, variables) == []
 
 
-@pytest.mark.parametrize("stages", [0, 6, -1])
+@pytest.mark.parametrize("stages", [0, 6, -1, 1.0, True])
 def test_a_number_of_stages_out_of_range_is_an_error(stages):
     with pytest.raises(ValueError, match="from 1 to 5"):
         tl_unet.unfreeze_encoder(tiny_unet(), stages=stages)
@@ -196,6 +196,41 @@ def test_a_number_of_stages_out_of_range_is_an_error(stages):
 def test_a_learning_rate_for_a_model_that_is_not_compiled_is_an_error():
     with pytest.raises(ValueError, match="not compiled"):
         tl_unet.unfreeze_encoder(tiny_unet(), learning_rate=0.1)
+
+
+@pytest.mark.parametrize("learning_rate", ["0.1", True, lambda: 0.1])
+def test_a_learning_rate_that_is_none_is_an_error(learning_rate, data):
+    model = tiny_unet(freeze=True)
+    fit(model, data)
+    with pytest.raises(TypeError, match="`learning_rate` must be a number"):
+        tl_unet.unfreeze_encoder(model, learning_rate=learning_rate)
+    assert model.get_layer("encoder").trainable_weights == []
+
+
+def test_a_model_that_does_not_scale_its_loss_still_does_not():
+    keras.config.set_dtype_policy("mixed_float16")
+    for scale in (False, True):
+        model = tiny_unet(freeze=True)
+        model.compile("adam", "binary_crossentropy", auto_scale_loss=scale)
+        tl_unet.unfreeze_encoder(model)
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scale
+
+
+def test_a_layer_that_serves_a_finer_map_only_stays_frozen():
+    image = keras.Input((None, None, 3))
+    side = keras.layers.Conv2D(2, 1, name="side")(image)
+    half = keras.layers.Conv2D(2, 3, strides=2, padding="same", name="half")(image)
+    quarter = keras.layers.Conv2D(2, 3, strides=2, padding="same", name="quarter")(half)
+    spec = tl_unet.EncoderSpec(
+        "branched",
+        lambda input_shape, weights=None: keras.Model(image, [side, quarter]),
+        taps=[tl_unet.Tap(1, "side"), tl_unet.Tap(2, "half"), tl_unet.Tap(4, "quarter")],
+    )
+    model = tl_unet.unfreeze_encoder(
+        tiny_unet(encoder=spec, decoder_filters=(4, 4), freeze=True), stages=1
+    )
+    free = [x.name for x in model.get_layer("encoder").layers if x.trainable and x.weights]
+    assert free == ["quarter"]
 
 
 def test_a_model_of_another_library_is_an_error():

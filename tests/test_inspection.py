@@ -200,6 +200,18 @@ def test_bad_arguments_are_errors(small, image, options, message):
         tl_unet.grad_cam(small, image[0], **options)
 
 
+def test_layers_of_one_name_in_the_encoder_and_around_it_are_an_error(image):
+    encoder = keras.Sequential([
+        keras.Input((None, None, 3)),
+        keras.layers.Rescaling(1.0, name="preprocessing"),
+        keras.layers.Conv2D(2, 3, padding="same"),
+        keras.layers.Conv2D(2, 3, strides=2, padding="same"),
+    ])  # fmt: skip
+    model = tl_unet.build_unet(encoder, preprocessing="rescale", decoder_filters=(4,), freeze=False)
+    with pytest.raises(ValueError, match=r"\['preprocessing'\].*other names"):
+        tl_unet.feature_maps(model, image[0])
+
+
 def test_other_images_and_models_are_errors(small, image):
     for wrong in (image, image[0, ..., :2], image[0, ..., 0]):
         with pytest.raises(ValueError, match="one image of shape"):

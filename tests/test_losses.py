@@ -368,6 +368,23 @@ def test_sums_hand_on_sample_weights():
         assert abs(float((own + other)(mask, prediction, sample_weight=weights)) - expected) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "batch", [2, 5]
+)  # five: as many as the sides, where shapes would broadcast
+def test_sums_with_a_loss_of_keras_take_masks_without_a_channel_axis(batch):
+    mask, prediction = random_pair(0, batch=batch)
+    mask = mask.astype("float32")
+    loss = DiceLoss() + keras.losses.BinaryCrossentropy()
+    for weights in (None, np.arange(batch), np.random.default_rng(0).random((batch, 5, 5))):
+        flat = float(loss(mask[..., 0], prediction, sample_weight=weights))
+        assert abs(flat - float(loss(mask, prediction, sample_weight=weights))) < 1e-6
+
+
+def test_an_empty_batch_has_a_finite_loss():
+    mask, prediction = random_pair(0)
+    assert np.isfinite(float(DiceLoss()(mask[:0], prediction[:0])))
+
+
 def test_what_is_no_loss_cannot_be_added():
     with pytest.raises(TypeError):
         DiceLoss() + 1

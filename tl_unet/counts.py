@@ -98,6 +98,8 @@ def read_pixels(
     labels = ops.cast(y_true, "float32")
     if len(labels.shape) == 3:
         labels = ops.expand_dims(labels, -1)
+    elif labels.shape[-1] is None:  # one channel, as `check_shapes` took it to be
+        labels = ops.reshape(labels, (*ops.shape(labels)[:3], 1))
     valid = ops.ones_like(labels, dtype="bool") if ignore_index is None else labels != ignore_index
     if kind == "channels" and not multi_label:
         valid = ops.all(valid, axis=-1, keepdims=True)

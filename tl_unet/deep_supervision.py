@@ -6,6 +6,7 @@ everything that takes a model of one output work as always. Only a training step
 """
 
 import functools
+import warnings
 
 import keras
 
@@ -52,7 +53,8 @@ class DeeplySupervised(keras.Model):
     """A functional model of one output that trains on auxiliary masks too.
 
     Called with `training=True` it returns the list of the mask and the auxiliary masks, otherwise the mask alone, without computing the
-    others. The loss is the mean of the compiled loss over the list, weighted; metrics see the mask.
+    others. The loss is the mean of the compiled loss over the list, weighted; metrics see the mask. As a layer of another functional or
+    `Sequential` model it is only its mask, and warns of it: the other model's training knows nothing of the auxiliary masks.
 
     Example:
 
@@ -70,6 +72,15 @@ class DeeplySupervised(keras.Model):
     @functools.cached_property
     def _mask_alone(self):
         return keras.Model(self.input, _masks(self)[0])
+
+    def __call__(self, *args, **kwargs):
+        if any(isinstance(x, keras.KerasTensor) for x in (*args, *kwargs.values())):
+            warnings.warn(
+                f"The model {self.name!r} with deep supervision is put into another model, whose training will see its mask only: the auxiliary "
+                "masks won't train. Train it by itself (with augmentation in the data, not in a model around it), or pass strip_auxiliary(model).",
+                stacklevel=2,
+            )
+        return super().__call__(*args, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
         return (self._all_masks if training else self._mask_alone)(inputs, training=training)

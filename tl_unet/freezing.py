@@ -7,6 +7,8 @@ import numbers
 
 import keras
 
+from tl_unet.input_checks import is_whole
+
 
 def freeze_encoder(model):
     """Freezes the encoder: its weights, BatchNorm statistics and dropout stand still.
@@ -44,7 +46,7 @@ def unfreeze_encoder(
 
     BatchNorm layers stay as they are (their statistics and their scale and offset), as small batches would spoil what ImageNet
     taught them. A compiled model is compiled anew with the same loss and metrics and a fresh optimizer of the same class and
-    settings, since Keras ignores the change otherwise.
+    settings, since Keras ignores the change otherwise; what is set by a method, as `exclude_from_weight_decay`, must be set again.
 
     Args:
         model: `keras.Model` from `build_unet`, compiled or not. Changed in place.
@@ -63,7 +65,7 @@ def unfreeze_encoder(
     Raises:
         ValueError: if the model has no layer "encoder", `stages` is out of range, `learning_rate` is given for a model that is not
             compiled, `batch_norm_momentum` is out of range or given without `batch_norm`, or the compile arguments can't be rebuilt.
-        TypeError: if `batch_norm_momentum` is no number.
+        TypeError: if `batch_norm_momentum` is no number, or `learning_rate` neither a number nor a schedule.
 
     Example:
 
@@ -75,7 +77,7 @@ def unfreeze_encoder(
     """
     encoder = encoder_layer(model)
     total = len(encoder.outputs)
-    if stages is not None and not 1 <= stages <= total:
+    if stages is not None and not (is_whole(stages) and 1 <= stages <= total):
         raise ValueError(
             f"`stages` must be from 1 to {total}, the stages of this encoder, or None for all; received {stages!r}. "
             "To freeze it, use freeze_encoder(model)."
@@ -87,8 +89,8 @@ def unfreeze_encoder(
     encoder.trainable = False
     encoder.trainable = True
     if stages is not None and stages < total:
-        finest_free = encoder.outputs[total - stages - 1]
-        for layer in keras.Model(encoder.inputs, finest_free).layers:
+        # All maps before them, not the last alone: a layer may serve a finer map only.
+        for layer in keras.Model(encoder.inputs, encoder.outputs[: total - stages]).layers:
             layer.trainable = False
     for layer in inner_layers(encoder):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -151,6 +153,12 @@ def _compile_arguments(model, learning_rate):
                 "`learning_rate` has no effect on a model that is not compiled: leave it out and give it to compile()."
             )
         return None
+    schedules = keras.optimizers.schedules.LearningRateSchedule
+    unfit = isinstance(learning_rate, str | bool) or callable(learning_rate)
+    if unfit and not isinstance(learning_rate, schedules):
+        raise TypeError(
+            f"`learning_rate` must be a number, a keras.optimizers.schedules.LearningRateSchedule or None; received {learning_rate!r}."
+        )
     config = model.get_compile_config()
     if learning_rate is not None:
         optimizer = config["optimizer"]["config"]
@@ -165,7 +173,9 @@ def _compile_arguments(model, learning_rate):
             f"The model's compile arguments can't be rebuilt ({error}). Register your metrics and optimizer with "
             "@keras.saving.register_keras_serializable(), or call this on a model that is not compiled and compile it then."
         ) from error
-    return {**arguments, "loss": model.loss}
+    # Keras keeps no record of this argument, only what came of it.
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    return {**arguments, "loss": model.loss, "auto_scale_loss": scaled}
 
 
 def _compile(model, arguments):

@@ -51,7 +51,7 @@ def check_shapes(y_true, y_pred):
     Raises:
         ValueError: If a rank is wrong or two sizes that are known differ.
     """
-    pred_shape, true_shape = tuple(y_pred.shape), tuple(y_true.shape)
+    pred_shape, true_shape = _shape_of(y_pred, "prediction"), _shape_of(y_true, "mask")
     if len(pred_shape) != 4 or pred_shape[-1] is None:
         raise ValueError(
             "A prediction must have the shape (batch, height, width, classes), with a known number of "
@@ -74,6 +74,13 @@ def check_shapes(y_true, y_pred):
                 "(nearest neighbour) to the prediction, and check the order (y_true, y_pred)."
             )
     channels = true_shape[3] if len(true_shape) == 4 else 1
+    if channels is None:
+        if classes > 1:
+            raise ValueError(
+                f"The mask's shape {true_shape} does not tell how many channels it has: 1 (class numbers) or {classes} (one for each "
+                "output channel)? Say it in the data set: `mask.set_shape((None, None, 1))`, or decode_png(..., channels=1)."
+            )
+        channels = 1
     if channels not in (1, classes):
         raise ValueError(
             f"The mask's shape {true_shape} does not fit the prediction's shape {pred_shape}: its last "
@@ -83,6 +90,16 @@ def check_shapes(y_true, y_pred):
     if classes == 1:
         return "binary"
     return "index" if channels == 1 else "channels"
+
+
+def _shape_of(tensor, what):
+    """A tensor's shape as a tuple; ValueError where not even its rank is known."""
+    try:
+        return tuple(tensor.shape)
+    except ValueError:  # TensorFlow's, for a tensor out of `tf.numpy_function`
+        raise ValueError(
+            f"The shape of the {what} is unknown, even its rank. Say it in the data set: `{what}.set_shape((None, None, 1))`, before batching."
+        ) from None
 
 
 def check_ignore_index_fits(ignore_index, kind):
@@ -179,6 +196,8 @@ def check_probabilities(y_pred, multi_label):
     Raises:
         ValueError: If values lie outside 0..1, or those of exclusive classes do not add up to 1.
     """
+    if 0 in tuple(y_pred.shape):  # an empty batch has no extremes
+        return
     extremes = values_of(ops.stack([ops.min(y_pred), ops.max(y_pred)]))
     if extremes is None:
         return

@@ -175,6 +175,13 @@ def _graph(model):
                 f"The model {getattr(model, 'name', model)!r} has no layers 'encoder' and 'logits': pass one that "
                 "tl_unet.build_unet made."
             )
+        inner = model.get_layer("encoder").layers
+        twice = names & {x.name for x in inner if not isinstance(x, keras.layers.InputLayer)}
+        if twice:
+            raise ValueError(
+                f"The encoder has layers of the same names as the model around it, {sorted(twice)}, which can't be told apart here: give "
+                "the encoder's own layers other names before build_unet."
+            )
         _GRAPHS[model] = _Graph(model)
     return _GRAPHS[model]
 

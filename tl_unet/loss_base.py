@@ -47,8 +47,8 @@ class LossSum(LossArithmetic, keras.losses.Loss):
     """A weighted sum of losses, itself a loss.
 
     Usually written with `+` and `*`. Masks go to each of the losses, which must all understand them: a loss
-    of Keras wants the mask in the shape of the prediction (or class numbers, by its kind), knows no
-    `ignore_index` and takes its own `from_logits`. Sample weights are those of `SegmentationLoss`, weights
+    of Keras wants the mask in the shape of the prediction (or class numbers, by its kind; a mask without a channel axis gets
+    one for a prediction of one channel), knows no `ignore_index` and takes its own `from_logits`. Sample weights are those of `SegmentationLoss`, weights
     of images or of pixels; for losses of Keras, which alone would refuse or misread weights of images,
     they are given the shape that Keras multiplies right.
 
@@ -119,10 +119,17 @@ class LossSum(LossArithmetic, keras.losses.Loss):
             for_keras = ops.reshape(image_weight, (-1, 1, 1))
         elif pixel_weight is not None:
             for_keras = ops.squeeze(pixel_weight, -1)
+        y_true = ops.convert_to_tensor(y_true)
+        mask_for_keras = y_true
+        if len(y_true.shape) == 3 and y_pred.shape[-1] == 1:
+            # Keras would take the prediction's channel axis away, and its loss would have one axis less than the weights.
+            mask_for_keras = ops.expand_dims(y_true, -1)
         total = 0.0
         for loss, weight in zip(self.losses, self.weights, strict=True):
-            ours = isinstance(loss, LossArithmetic)
-            value = loss(y_true, y_pred, sample_weight if ours else for_keras)
+            if isinstance(loss, LossArithmetic):
+                value = loss(y_true, y_pred, sample_weight)
+            else:
+                value = loss(mask_for_keras, y_pred, for_keras)
             total = total + weight * ops.cast(value, "float32")
         return total
 

@@ -48,7 +48,8 @@ class DiceLoss(_TverskyFamily):
     """One minus the soft Dice coefficient, `1 - (2 TP + smooth) / (2 TP + FP + FN + smooth)`.
 
     It lies between 0 and 1, is 0 for a perfect prediction and for an empty mask predicted empty, and rises
-    with every false positive on an empty mask. With the defaults it is 1 plus the loss of the U-Net transfer
+    with every false positive on an empty mask. Of a soft mask (values between 0 and 1) it is least at 0 and 1, not at the mask's
+    own values: cross-entropy suits those. With the defaults it is 1 plus the loss of the U-Net transfer
     learning paper (Asai et al.: minus the soft Dice coefficient, smooth 1, over the whole batch), so it has
     the same gradient.
 

@@ -29,10 +29,11 @@ def find(registry, name, kind):
     Raises:
         ValueError: if there is none; the message names the nearest ones.
     """
-    spec = registry.get(name) or registry.get(str(name).lower())
+    lowered = {known.lower(): known for known in registry}
+    spec = registry.get(name) or registry.get(lowered.get(str(name).lower()))
     if spec is None:
-        near = difflib.get_close_matches(str(name).lower(), registry, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        near = difflib.get_close_matches(str(name).lower(), lowered, n=3)
+        hint = f"Did you mean {' or '.join(repr(lowered[n]) for n in near)}? " if near else ""
         raise ValueError(
             f"Unknown {kind} {name!r}. {hint}tl_unet.list_{kind}s() lists all {len(registry)}."
         )
@@ -40,6 +41,8 @@ def find(registry, name, kind):
 
 
 def matching(registry, pattern):
-    """The names that a shell-style pattern matches, sorted; all of them for `None`."""
+    """The names that a shell-style pattern matches in either case, sorted; all of them for `None`."""
     names = sorted(registry)
-    return names if pattern is None else fnmatch.filter(names, pattern.lower())
+    if pattern is None:
+        return names
+    return [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern.lower())]

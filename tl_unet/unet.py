@@ -51,10 +51,10 @@ def build_unet(
             `keras.Model`, whose `pyramid_outputs`, or else last map of each resolution, are tapped and whose layers and weights
             are shared. `"unet"`, the standard U-Net's path, has no
             pre-trained weights: give it `weights=None, freeze=False`. Defaults to `"vgg16"`.
-        freeze: bool, whether the encoder's weights, BatchNorm statistics and dropout stand still. See `unfreeze_encoder`.
-            Defaults to `True`.
+        freeze: bool, whether the encoder's weights, BatchNorm statistics and dropout stand still. See `unfreeze_encoder`. Of a
+            `keras.Model` given as encoder, `False` leaves layers frozen that are; one that is frozen whole is unfrozen. Defaults to `True`.
         weights: `"imagenet"` (Keras downloads them), a path to a `.weights.h5` or `.h5` file of the backbone without its top, or
-            `None` (random). A `keras.Model` given as encoder keeps its own, unless this is a path. Defaults to `"imagenet"`.
+            `None` (random). A file's are those for RGB, also where the images have other channels. A `keras.Model` given as encoder keeps its own, unless this is a path. Defaults to `"imagenet"`.
         input_shape: `(height, width, channels)`, without the batch; `None` sides take any size. With other than three
             channels, pre-trained first kernels are inflated (one channel is shown to them as three equal ones; `N` channels get the
             kernels and statistics of red, green and blue in turn, scaled by `3 / N`). Defaults to `(None, None, 3)`.
@@ -72,8 +72,8 @@ def build_unet(
             with which it trains. Large maps, as VGG's, drown what the decoder passes up beside them. `True` wants a
             `normalization`. Defaults to `"auto"`: if there is one, and the encoder has no normalisation layer of its own.
         dropout: float in [0, 1), rate of spatial dropout in each decoder stage. Defaults to 0.
-        input_skip: bool, whether the last decoder stage also sees the input image, scaled to 0..1 (as it comes with
-            `preprocessing=None`). The paper's D-, R- and M-Unet do. Defaults to `False`.
+        input_skip: bool, whether the last decoder stage also sees the input image, divided by 255 (as it comes with
+            `preprocessing=None`, for images of another range). The paper's D-, R- and M-Unet do. Defaults to `False`.
         preprocessing: `"encoder"` (what the backbone's weights were trained on), `"rescale"` (x / 255 for every encoder: what
             the original code of the paper did), a `Preprocessing`, or `None` (the caller has done it: the encoder proper gets
             the values as they are, also where Keras' own backbone has built-in preprocessing). Defaults to `"encoder"`.
@@ -119,7 +119,12 @@ def build_unet(
     encoder, strides, minimum, statistics = _build_encoder(
         source, image.shape[-1], weights, encoder_depth
     )
-    encoder.trainable = not freeze
+    if freeze:
+        encoder.trainable = False
+    elif encoder.weights and not encoder.trainable_weights:
+        # Keras ignores a value that a model has already, and the layers of a model given as encoder may have been frozen before.
+        encoder.trainable = False
+        encoder.trainable = True
     _warn_of_doubtful_use(source, freeze, weights, preprocessing)
 
     padded = _padded(image, strides[-1], minimum)
@@ -253,7 +258,7 @@ def _check_choices(
         raise ValueError(
             "softmax over one class is always 1: use activation='sigmoid' or classes=2."
         )
-    if not 0 <= dropout < 1:
+    if not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be at least 0 and below 1; received {dropout!r}.")
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
@@ -264,7 +269,7 @@ def _check_choices(
 
 def _checked_shape(input_shape, source):
     """The input's shape; unknown sides are those of a model given as encoder, where it has fixed ones."""
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, list | tuple) else ()
     positive = (is_whole(side) and side > 0 for side in shape if side is not None)
     if len(shape) != 3 or shape[2] is None or not all(positive):
         raise ValueError(

@@ -118,7 +118,7 @@ class DecoderSpec:
                     f"pass `decoder_filters` with {count} ints."
                 )
             filters = filters[:count]
-        filters = tuple(filters)
+        filters = tuple(filters) if hasattr(filters, "__iter__") else ()
         if len(filters) != count or not all(is_whole(f) and f > 0 for f in filters):
             what = (
                 f"for this encoder, one per up-sampling, coarsest first (decoder {self.name!r})"

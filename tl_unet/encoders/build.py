@@ -49,7 +49,7 @@ def resolve_encoder(encoder, input_shape=(None, None, 3)):
     if isinstance(encoder, str):
         preset = preset_of(encoder)
         # A "resnet18" that was registered here comes before KerasHub's.
-        if preset is not None and encoder.lower() not in list_encoders():
+        if preset is not None and encoder.lower() not in map(str.lower, list_encoders()):
             return spec_from_preset(preset, input_shape)
         return get_encoder_spec(encoder)
     if isinstance(encoder, EncoderSpec):
@@ -93,7 +93,7 @@ def encoder_from_spec(spec, channels, weights, depth=None):
         `Encoder` and the list of its outputs' strides.
 
     Raises:
-        ValueError: if the encoder has no such depth.
+        ValueError: if the encoder has no such depth, or a tap another stride than its spec says.
     """
     taps = [tap.stride for tap in spec.taps]
     spec = dataclasses.replace(spec, taps=spec.taps[: _count_maps(taps, depth, spec.name)])
@@ -103,7 +103,24 @@ def encoder_from_spec(spec, channels, weights, depth=None):
         encoder = _tapped(spec, build_backbone(spec, channels, None))
         pretrained = _tapped(spec, build_backbone(spec, 3, weights))
         inflate_weights(pretrained, encoder, bgr=spec.statistics.bgr)
+    _check_strides(spec, encoder)
     return encoder, [tap.stride for tap in spec.taps]
+
+
+def _check_strides(spec, encoder):
+    """Refuses a spec whose maps have other sizes than its strides and paddings say: they would not fit together, or not the image."""
+    coarsest = spec.taps[-1].stride
+    least = max(-(-spec.min_size // coarsest), 2) * coarsest
+    sides = [side or least for side in encoder.input_shape[1:3]]
+    image = keras.KerasTensor((1, *sides, encoder.input_shape[-1]))
+    for tap, size in zip(spec.taps, encoder.compute_output_spec(image), strict=True):
+        wanted = tuple(side // tap.stride for side in sides)
+        if tuple(size.shape[1:3]) != wanted:
+            raise ValueError(
+                f"Encoder {spec.name!r}: the tap {tap.layer or tap.via!r} has stride {tap.stride} in its spec, so that of an image of "
+                f"{sides[0]}x{sides[1]} its map should be {wanted[0]}x{wanted[1]}, but it is {size.shape[1]}x{size.shape[2]}. Correct the tap's "
+                "stride, or its padding where a layer before it is unpadded."
+            )
 
 
 def _tapped(spec, backbone):

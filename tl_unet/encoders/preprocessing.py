@@ -5,9 +5,11 @@ own `preprocess_input` functions (and the preprocessing layers that some of its 
 """
 
 import dataclasses
+import math
 
 import keras
 
+from tl_unet.input_checks import check_number
 from tl_unet.layers import ReverseChannels
 
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -23,14 +25,17 @@ class Preprocessing:
 
     Args:
         mean: three floats, the mean of red, green and blue on the scale 0..255. Defaults to `(0, 0, 0)`.
-        std: three floats, the divisor of each colour. Defaults to `(1, 1, 1)`.
+        std: three floats, none of them 0, the divisor of each colour. Defaults to `(1, 1, 1)`.
         bgr: bool, whether the backbone's first kernel was trained on blue, green, red. Defaults to `False`.
+
+    Raises:
+        ValueError: if `mean` or `std` are not three finite numbers, or one of `std` is 0.
 
     Example:
 
     >>> from tl_unet import Preprocessing
     >>> Preprocessing(std=(255, 255, 255)).std
-    (255, 255, 255)
+    (255.0, 255.0, 255.0)
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -39,11 +44,21 @@ class Preprocessing:
 
     def __post_init__(self):
         for field in ("mean", "std"):
-            if len(getattr(self, field)) != 3:
+            given = getattr(self, field)
+            values = (
+                list(given) if hasattr(given, "__iter__") and not isinstance(given, str) else []
+            )
+            if len(values) != 3:
                 raise ValueError(
-                    f"`{field}` needs one number for each of red, green and blue; "
-                    f"received {getattr(self, field)!r}."
+                    f"`{field}` needs one number for each of red, green and blue; received {given!r}."
                 )
+            values = [check_number(f"each of `{field}`", value, low=-math.inf) for value in values]
+            if field == "std" and 0 in values:
+                raise ValueError(
+                    f"`std` divides the image, so none of it may be 0; received {given!r}."
+                )
+            # A tuple, whatever sequence or array was given: specs are compared and looked up.
+            object.__setattr__(self, field, tuple(values))
 
 
 # The names of the first three are those of `keras.applications.imagenet_utils.preprocess_input(mode=...)`.
