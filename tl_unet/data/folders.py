@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import Subset, build_pairs, check_size
-from tl_unet.pictures import EXTENSIONS
+from tl_unet.pictures import EXTENSIONS, walk
 
 
 def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Path]]:
@@ -18,8 +18,8 @@ def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Pat
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no directory {folder}.")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    for path in walk(folder) if recursive else sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")
         if path.suffix.lower() not in EXTENSIONS or hidden or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -84,7 +84,8 @@ def image_mask_dataset(
         classes: int, the number of classes; 1 is one object against the background. `None` counts
             them in `labels` (0 and 1 only make one). Defaults to `None`.
         channels: int, 1 (grey), 3 (RGB) or 4 (RGBA) channels of the images. Defaults to `3`.
-        mask_suffix: str that the masks' names have at the end, such as `"_mask"`. Defaults to `""`.
+        mask_suffix: str that the masks' names have at the end, such as `"_mask"`; with one,
+            `masks_dir` may be `images_dir`. Defaults to `""`.
         recursive: bool, whether to look in subfolders, laid out alike in both. Defaults to `False`.
         names: Sequence of str: only these, in this order. `None` takes all, sorted. Defaults to
             `None`.
@@ -127,6 +128,8 @@ def image_mask_dataset(
     where = f"{images_dir} and {masks_dir}"
     images = _find(Path(images_dir), recursive)
     masks = _find(Path(masks_dir), recursive, mask_suffix)
+    if mask_suffix and os.path.samefile(images_dir, masks_dir):
+        images = {name: found for name, found in images.items() if not name.endswith(mask_suffix)}
     names = sorted(images.keys() | masks.keys()) if names is None else list(names)
     problems = {name: _pairing_problems(name, images, masks) for name in names}
     whole = [name for name in names if not problems[name]]

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tl_unet.data.augment import augmentation
 from tl_unet.data.decoding import decode_image, decode_mask, pillow
 from tl_unet.data.labels import LabelTable
-from tl_unet.pictures import warn_once
+from tl_unet.pictures import resize_picture, warn_once
 
 _REPORTED = 100  # problems spelt out in one error; beyond that only their number is given
 
@@ -88,11 +88,12 @@ def load_pair(
             f"the image is {picture.size[1]} x {picture.size[0]} (height x width), its mask "
             f"{values.shape[0]} x {values.shape[1]}; they must be equal"
         )
-    pixels = np.asarray(picture.resize(size[::-1], image_module.Resampling.BILINEAR))
+    pixels = np.asarray(picture)
+    pixels = resize_picture(pixels.reshape(*pixels.shape[:2], channels), size)
     # Mapped before resizing, so that a stray value is found even where resizing would skip it.
     classes = image_module.fromarray(labels(values))
     classes = np.asarray(classes.resize(size[::-1], image_module.Resampling.NEAREST))
-    return pixels.reshape(*size, channels), classes[..., None]
+    return pixels, classes[..., None]
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:
