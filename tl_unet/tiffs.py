@@ -79,6 +79,51 @@ def open_tiff(path, check=missing_codec):
     return _Windows(array if hasattr(array, "shape") else array["0"], axes, shape)
 
 
+def read_tiff(source, channels, upright):
+    """Reads a TIFF as a whole.
+
+    Args:
+        source: path, or open file.
+        channels: int, what it must have.
+        upright: bool, whether one that is stored turned is refused.
+
+    Returns:
+        A NumPy array `(height, width, channels)` of uint8 or uint16.
+
+    Raises:
+        Unreadable: if it cannot be read so.
+        ImportError: if `tifffile` is missing.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(source) as file:
+            page = single_page(file)
+            orientation = page.tags.get(274)
+            if (found := page_shape(page)[-1]) != channels:
+                raise Unreadable(f"it has {found} channels, not {channels}")
+            if page.dtype not in (np.uint8, np.uint16) or page.photometric not in (1, 2):
+                raise Unreadable(
+                    f"its pixels ({page.dtype}, {page.photometric.name}) are not 8- or 16-bit, grey or RGB"
+                )
+            if upright and orientation is not None and orientation.value != 1:
+                raise Unreadable(
+                    f"it is to be turned (orientation {orientation.value}); save it upright"
+                )
+            if problem := missing_codec(page):
+                raise Unreadable(problem)
+            return _bands_last(page.asarray(), page.axes)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:
+        raise Unreadable(f"it is damaged: {error} ({type(error).__name__})") from error
+
+
+def _bands_last(array, axes):
+    array = np.moveaxis(array, 0, -1) if axes == "SYX" else array
+    return np.ascontiguousarray(array[..., None] if axes == "YX" else array)
+
+
 class _Windows:
     """An array on disk, its bands last whatever their place in the file."""
 
