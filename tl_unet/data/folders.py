@@ -65,10 +65,14 @@ def image_mask_dataset(
     An image and its mask have the same file name up to the extension (png, jpg, tif, bmp, gif,
     webp; the two may differ). Images may be grey, RGB, palette or CMYK, 8- or 16-bit (0..65535 is
     scaled to 0..255, so bring 12-bit values to the full range before); masks hold a number a pixel
-    (grey or palette index) or a colour. EXIF orientations are respected.
+    (grey or palette index) or a colour. A file holds one picture: several pages and animations are
+    refused. EXIF orientations are respected; it is told once if an image has one, its mask has none
+    and both fit either way.
 
     Every pair is checked before the first batch. All that is wrong, such as images without a mask,
-    damaged files, different sizes or unexpected values, is listed by name in one error.
+    damaged files, different sizes or unexpected values, is listed by name in one error. So is what
+    the masks hold together: without `labels`, 1 in some and 255 in others, or several `classes` and
+    nothing but 0 and 255.
 
     Args:
         images_dir: Directory of the images.
@@ -86,7 +90,8 @@ def image_mask_dataset(
         channels: int, 1 (grey), 3 (RGB) or 4 (RGBA) channels of the images. Defaults to `3`.
         mask_suffix: str that the masks' names have at the end, such as `"_mask"`; with one,
             `masks_dir` may be `images_dir`. Defaults to `""`.
-        recursive: bool, whether to look in subfolders, laid out alike in both. Defaults to `False`.
+        recursive: bool, whether to look in subfolders, laid out alike in both; links to folders are
+            followed. Defaults to `False`.
         names: Sequence of str: only these, in this order. `None` takes all, sorted. Defaults to
             `None`.
         augment: bool, or a callable such as `augmentation(...)`. Defaults to `False`.
