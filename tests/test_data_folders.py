@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tl_unet.data import image_mask_dataset
+from tl_unet.pictures import find_pictures
 
 
 @pytest.fixture
@@ -151,6 +152,44 @@ def test_suffix_subfolders_and_chosen_names(folders, tmp_path):
     assert load(folders, **options).names == ["a", "b", "c", "more/a"]
     assert load(folders, names=["more/a", "b"], **options).names == ["more/a", "b"]
     assert "nobody: neither an image nor a mask" in error(folders, names=["a", "nobody"], **options)
+
+
+def test_images_and_masks_may_lie_in_one_folder(folders):
+    images, masks = folders
+    for file in list(masks.iterdir()):
+        file.rename(images / f"{file.stem}_mask{file.suffix}")
+    assert load((images, images), mask_suffix="_mask").names == ["a", "b", "c"]
+    (images / "a.jpg").unlink()
+    assert "1 problem" in error((images, images), mask_suffix="_mask")
+
+
+def test_linked_folders_are_followed_and_loops_left(folders):
+    images, masks = folders
+    for folder in folders:
+        (folder / "more").symlink_to(folder.with_name(f"other_{folder.name}"))
+        folder.with_name(f"other_{folder.name}").mkdir()
+        (folder / "more" / "loop").symlink_to(folder)
+    Image.new("RGB", (4, 4)).save(images / "more/d.png")
+    Image.new("L", (4, 4)).save(masks / "more/d.png")
+    assert load(folders, recursive=True).names == ["a", "b", "c", "more/d"]
+    assert len(find_pictures(images)) == 4
+
+
+def test_masks_of_0_and_255_are_no_two_classes_of_background(folders, tmp_path):
+    for cache in (True, False, tmp_path / "cache"):
+        text = error(folders, classes=2, cache=cache)
+        assert text.startswith("1 problem in ")
+        assert "the masks hold 255 and no class from 1 to 1" in text
+        assert "classes=1, or labels={0: 0, 255: 1}" in text
+    assert load(folders, classes=2, labels={0: 0, 255: 255}).names
+    Image.new("L", (30, 20), 1).save(folders[1] / "a.png")
+    assert load(folders, classes=2).names  # a class somewhere: 255 is to be ignored
+
+
+def test_objects_of_1_in_some_masks_and_255_in_others_are_unclear(folders):
+    Image.new("L", (30, 20), 1).save(folders[1] / "a.png")
+    assert "the value 1 in some masks and 255 in others: is 255 the object" in error(folders)
+    assert load(folders, labels={0: 0, 1: 1, 255: 1}).names
 
 
 def test_images_and_masks_are_turned_upright_by_exif(folders):

@@ -232,7 +232,9 @@ def test_masks_keep_their_numbers():
     with pytest.raises(ValueError, match="colour picture"):
         decode_mask(encoded(Image.new("RGB", (2, 2), (255, 0, 0))))
     with pytest.raises(ValueError, match="fractions"):
-        decode_mask(encoded(Image.new("F", (2, 2)), "TIFF"))
+        decode_mask(encoded(Image.new("F", (2, 2), 0.5), "TIFF"))
+    whole = Image.new("F", (2, 2), 7)
+    np.testing.assert_array_equal(decode_mask(encoded(whole, "TIFF")), np.full((2, 2), 7))
 
 
 @settings(max_examples=25)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 
+from tl_unet.tiffs import Unreadable, open_tiff
+
 _AUGMENTATIONS = ("horizontal_flip", "vertical_flip", "rotation", "scale")
 _SCALES = (0.8, 1.25)
 
@@ -52,7 +54,8 @@ def predict_tiled(
         The masks, `(height, width, classes)`: `output`, or a float32 NumPy array.
 
     Raises:
-        ValueError: if a size does not fit, or the model's masks have other sides than its images.
+        ValueError: if a size does not fit, the model's masks have other sides than its images, or a TIFF file is damaged or holds
+            more than one picture.
         TypeError: if `image` is neither sliceable nor the path of a TIFF file.
         FileNotFoundError: if there is no such file.
         ImportError: if a TIFF file is to be read without `tifffile` and `zarr`.
@@ -253,19 +256,18 @@ def _tiff(path):
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         import tifffile
-        import zarr
+
+        return open_tiff(path)
     except ImportError as error:
         raise ImportError(
             "Reading a TIFF file by windows needs tifffile and zarr: `pip install tifffile zarr`."
         ) from error
-    try:
-        store = tifffile.imread(path, aszarr=True)
     except tifffile.TiffFileError as error:
         raise TypeError(
             f"{str(path)!r} is no TIFF file ({error}). Read it into an array first, for instance with Pillow."
         ) from error
-    array = zarr.open(store, mode="r")
-    return array if hasattr(array, "shape") else array["0"]  # a pyramid: its finest level
+    except Unreadable as error:
+        raise Unreadable(f"{str(path)!r}: {error}") from None
 
 
 def resolve_tiles(tile_size, overlap=None):

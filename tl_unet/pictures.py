@@ -1,18 +1,36 @@
 """Picture files, found and read as the training reads them; plain TIFFs by windows, so that they may be larger than memory."""
 
+import collections
 import itertools
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from tl_unet.tiffs import Unreadable, missing_codec, open_tiff, page_shape
+
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"))
 TIFF = frozenset((".tif", ".tiff"))
-_READ_BY_WINDOWS = (1, 8, 32946)  # compressions that tifffile reads without further packages
 
 
-class Unreadable(ValueError):
-    """A picture that can't be read, or not as the model needs it."""
+def walk(folder):
+    """Every file in a folder and its subfolders, also those that links lead to, sorted; hidden ones are left out."""
+
+    def inside(folder, above):
+        real = folder.resolve()
+        if real in above:  # a link to a folder that it lies in
+            return
+        try:
+            entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        except PermissionError:  # such as `lost+found`
+            return
+        for entry in entries:
+            if entry.is_dir():
+                yield from inside(entry, {*above, real})
+            elif entry.is_file():
+                yield entry
+
+    return sorted(inside(folder, set()))
 
 
 def find_pictures(folder, without=None) -> list[Path]:
@@ -29,20 +47,18 @@ def find_pictures(folder, without=None) -> list[Path]:
     left_out = None if without is None else Path(without).resolve()
     return [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in walk(folder)
         if path.suffix.lower() in EXTENSIONS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and (left_out == folder.resolve() or left_out not in path.resolve().parents)
     ]
 
 
 def warn_once():
-    """A function like `warnings.warn` of which only the first call warns: for what may be true of every picture of a folder."""
-    calls = itertools.count()
+    """A function like `warnings.warn` that warns once of each kind: for what may be true of every picture of a folder."""
+    calls = collections.defaultdict(itertools.count)  # counts are safe in threads
 
     def warn(message):
-        if next(calls) == 0:
+        if next(calls[type(message)]) == 0:
             warnings.warn(message, stacklevel=2)
 
     return warn
@@ -64,12 +80,13 @@ def read_picture(path, channels, lazily=False, warn=warnings.warn):
         Unreadable: if it cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() in TIFF and (lazily or channels not in (1, 3, 4)):
-        array = _tiff_array(path, channels)
-        if array is not None:
-            return array
     if channels not in (1, 3, 4):
-        raise Unreadable(f"it is no TIFF with the {channels} channels that the model takes")
+        return _by_windows(path, channels)
+    if lazily:
+        try:
+            return _by_windows(path, channels)
+        except Unreadable:  # Pillow is to read it
+            pass
     from PIL import Image
 
     from tl_unet.data.decoding import decode_image
@@ -77,12 +94,23 @@ def read_picture(path, channels, lazily=False, warn=warnings.warn):
     try:
         pixels = np.asarray(decode_image(path, channels, warn=warn))
     except Image.DecompressionBombError as error:
-        raise Unreadable(
-            f"{error} Save it as a TIFF without compression, which is read by windows."
-        ) from error
+        raise Unreadable(f"{error} {_how_to_read(path, channels)}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise Unreadable(f"the image cannot be read: {error}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _how_to_read(path, channels):
+    """What to do with a picture that is too large for Pillow."""
+    try:
+        _by_windows(path, channels)
+    except Unreadable as error:
+        why = f" ({error})" if path.suffix.lower() in TIFF else ""
+        return (
+            "Save it as a TIFF with 8 bits a channel, without compression or with Deflate, and give --tile (`tile=` in Python): "
+            f"then it is read by windows{why}."
+        )
+    return "Give --tile (`tile=` in Python): then it is read by windows."
 
 
 def read_resized(path, model, size, warn=warnings.warn):
@@ -117,54 +145,47 @@ def resize_picture(pixels, size):
     from PIL import Image
 
     size = (size, size) if isinstance(size, int) else tuple(size)
-    if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3, 4):
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).reshape(*size, -1)
-    channels = [
-        Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR)
-        for channel in np.ascontiguousarray(np.moveaxis(pixels, -1, 0), "float32")
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], -1)
+    as_bytes = pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3, 4)
+    if as_bytes and pixels.shape[-1] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    # One by one: of four channels together Pillow would multiply three by the last, its alpha.
+    channels = np.ascontiguousarray(np.moveaxis(pixels, -1, 0), "uint8" if as_bytes else "float32")
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR))
+            for channel in channels
+        ],
+        -1,
+    )
 
 
-def _tiff_array(path, channels):
-    """A TIFF as a lazy array, or `None` where Pillow is to read it."""
+def _by_windows(path, channels):
+    """A TIFF as an array that is read when sliced.
+
+    Raises:
+        Unreadable: if that is not possible, or would give other values than Pillow.
+    """
+
+    def problem(page):
+        orientation = page.tags.get(274)
+        found = page_shape(page)[-1]
+        if found != channels:
+            return f"it has {found} channels, the model takes {channels}"
+        if channels in (1, 3, 4) and page.dtype != np.uint8:
+            return f"its pixels are {page.dtype}, not of 8 bits"
+        if page.photometric not in (1, 2):  # black is zero, RGB
+            return f"its pixels are of the kind {page.photometric.name}, not grey or RGB"
+        if orientation is not None and orientation.value != 1:
+            return f"it is to be turned (orientation {orientation.value}); save it upright"
+        return missing_codec(page)
+
+    if path.suffix.lower() not in TIFF:
+        raise Unreadable(f"it is no TIFF with the {channels} channels that the model takes")
     try:
-        import tifffile
-        import zarr
-    except ImportError:
-        return None
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            shape = page.shape if page.ndim == 3 else (*page.shape, 1)
-            orientation = page.tags.get(274)
-            fits = (
-                shape[-1] == channels
-                and page.ndim in (2, 3)
-                and page.axes in ("YX", "YXS")
-                and (page.dtype == np.uint8 or channels not in (1, 3, 4))
-                and page.compression in _READ_BY_WINDOWS
-                and page.photometric in (1, 2)  # black is zero, RGB
-                and (orientation is None or orientation.value == 1)
-            )
-        if not fits:
-            return None
-        array = zarr.open(tifffile.imread(path, aszarr=True, key=0), mode="r")
-    except Exception:  # whatever is wrong with it, Pillow says so in one way
-        return None
-    array = array if hasattr(array, "shape") else array["0"]
-    return array if array.ndim == 3 else _WithChannel(array)
-
-
-class _WithChannel:
-    """A grey array `(height, width)` as `(height, width, 1)`, still read by windows."""
-
-    def __init__(self, array):
-        self.array, self.shape = array, (*array.shape, 1)
-
-    def __getitem__(self, index):
-        return np.asarray(self.array[index])[..., None]
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.array[:], dtype)[..., None]
+        return open_tiff(path, problem)
+    except Unreadable:
+        raise
+    except ImportError as error:
+        raise Unreadable(f"{error}; `pip install tifffile zarr`") from error
+    except Exception as error:  # of a damaged file: whatever tifffile stumbles over
+        raise Unreadable(f"the image cannot be read: {error}") from error

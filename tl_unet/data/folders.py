@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import Subset, build_pairs, check_size
-from tl_unet.pictures import EXTENSIONS
+from tl_unet.pictures import EXTENSIONS, walk
 
 
 def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Path]]:
@@ -18,8 +18,8 @@ def _find(folder: Path, recursive: bool, suffix: str = "") -> dict[str, list[Pat
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no directory {folder}.")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    for path in walk(folder) if recursive else sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")
         if path.suffix.lower() not in EXTENSIONS or hidden or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -65,10 +65,14 @@ def image_mask_dataset(
     An image and its mask have the same file name up to the extension (png, jpg, tif, bmp, gif,
     webp; the two may differ). Images may be grey, RGB, palette or CMYK, 8- or 16-bit (0..65535 is
     scaled to 0..255, so bring 12-bit values to the full range before); masks hold a number a pixel
-    (grey or palette index) or a colour. EXIF orientations are respected.
+    (grey or palette index) or a colour. A file holds one picture: several pages and animations are
+    refused. EXIF orientations are respected; it is told once if an image has one, its mask has none
+    and both fit either way.
 
     Every pair is checked before the first batch. All that is wrong, such as images without a mask,
-    damaged files, different sizes or unexpected values, is listed by name in one error.
+    damaged files, different sizes or unexpected values, is listed by name in one error. So is what
+    the masks hold together: without `labels`, 1 in some and 255 in others, or several `classes` and
+    nothing but 0 and 255.
 
     Args:
         images_dir: Directory of the images.
@@ -84,8 +88,10 @@ def image_mask_dataset(
         classes: int, the number of classes; 1 is one object against the background. `None` counts
             them in `labels` (0 and 1 only make one). Defaults to `None`.
         channels: int, 1 (grey), 3 (RGB) or 4 (RGBA) channels of the images. Defaults to `3`.
-        mask_suffix: str that the masks' names have at the end, such as `"_mask"`. Defaults to `""`.
-        recursive: bool, whether to look in subfolders, laid out alike in both. Defaults to `False`.
+        mask_suffix: str that the masks' names have at the end, such as `"_mask"`; with one,
+            `masks_dir` may be `images_dir`. Defaults to `""`.
+        recursive: bool, whether to look in subfolders, laid out alike in both; links to folders are
+            followed. Defaults to `False`.
         names: Sequence of str: only these, in this order. `None` takes all, sorted. Defaults to
             `None`.
         augment: bool, or a callable such as `augmentation(...)`. Defaults to `False`.
@@ -127,6 +133,8 @@ def image_mask_dataset(
     where = f"{images_dir} and {masks_dir}"
     images = _find(Path(images_dir), recursive)
     masks = _find(Path(masks_dir), recursive, mask_suffix)
+    if mask_suffix and os.path.samefile(images_dir, masks_dir):
+        images = {name: found for name, found in images.items() if not name.endswith(mask_suffix)}
     names = sorted(images.keys() | masks.keys()) if names is None else list(names)
     problems = {name: _pairing_problems(name, images, masks) for name in names}
     whole = [name for name in names if not problems[name]]

@@ -6,6 +6,11 @@ import numpy as np
 
 from tl_unet.classes import IGNORE
 
+_OBJECT_OR_IGNORED = (
+    ": is 255 the object or a pixel to ignore? Say it: labels={0: 0, 1: 1, 255: 255} or "
+    "labels={0: 0, 1: 1, 255: 1}"
+)
+
 
 class LabelTable:
     """Maps the values that a mask file stores to classes.
@@ -24,7 +29,9 @@ class LabelTable:
 
     def __init__(self, labels: Mapping | Sequence | None = None, classes: int | None = None):
         self.colours = False
-        self.plain_binary = labels is None and classes in (None, 1)
+        self.plain = labels is None
+        self.plain_binary = self.plain and classes in (None, 1)
+        self._met = set()  # 1 for any object, IGNORE for 255: what all the masks so far held
         if self.plain_binary:
             labels = {0: 0, 1: 1, 255: 1}
         elif labels is None:
@@ -78,9 +85,23 @@ class LabelTable:
                 f"{', '.join(map(self._show, sorted(self.values)[:20]))}. Give `labels` to map them"
                 + (" (JPEG blurs labels: save masks as PNG)" if len(found) > 10 else "")
             )
-        if self.plain_binary and (mask == 1).any() and (mask == 255).any():
-            raise ValueError(
-                "the values 1 and 255 in one mask: is 255 the object or a pixel to ignore? Say it: "
-                "labels={0: 0, 1: 1, 255: 255} or labels={0: 0, 1: 1, 255: 1}"
-            )
+        if self.plain:
+            top = (mask == IGNORE).any()
+            one = ((mask > 0) & (mask < IGNORE)).any()
+            if self.plain_binary and one and top:
+                raise ValueError(f"the values 1 and 255 in one mask{_OBJECT_OR_IGNORED}")
+            self._met |= {IGNORE} if top else set()
+            self._met |= {1} if one else set()
         return classes.astype(np.uint8)
+
+    def contradiction(self) -> str | None:
+        """What is wrong with the masks so far taken together, though each alone is as it may be; `None` if nothing is."""
+        if self.plain_binary and self._met == {1, IGNORE}:
+            return f"the value 1 in some masks and 255 in others{_OBJECT_OR_IGNORED}"
+        if self.plain and not self.plain_binary and self._met == {IGNORE}:
+            return (
+                f"the masks hold 255 and no class from 1 to {self.classes - 1}: with classes={self.classes} 255 is a pixel to "
+                "ignore, and nothing but background is left. If 255 is the object, say classes=1, or labels={0: 0, 255: 1}; if it "
+                "is to be ignored, labels={0: 0, 1: 1, 255: 255}, with all classes"
+            )
+        return None

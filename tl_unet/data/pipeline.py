@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from tl_unet.data.augment import augmentation
-from tl_unet.data.decoding import decode_image, decode_mask, pillow
+from tl_unet.data.decoding import UnclearOrientation, decode_image, decode_mask, orientation, pillow
 from tl_unet.data.labels import LabelTable
-from tl_unet.pictures import warn_once
+from tl_unet.pictures import resize_picture, warn_once
 
 _REPORTED = 100  # problems spelt out in one error; beyond that only their number is given
 
@@ -83,16 +83,40 @@ def load_pair(
         values = decode_mask(mask, labels.colours, orient=not as_stored)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise ValueError(f"the mask cannot be read: {error}") from error
-    if picture.size != values.shape[::-1] and not as_stored:
-        raise ValueError(
-            f"the image is {picture.size[1]} x {picture.size[0]} (height x width), its mask "
-            f"{values.shape[0]} x {values.shape[1]}; they must be equal"
-        )
-    pixels = np.asarray(picture.resize(size[::-1], image_module.Resampling.BILINEAR))
+    if not as_stored:
+        _check_sides(picture, values, image, mask, warn)
+    pixels = np.asarray(picture)
+    pixels = resize_picture(pixels.reshape(*pixels.shape[:2], channels), size)
     # Mapped before resizing, so that a stray value is found even where resizing would skip it.
     classes = image_module.fromarray(labels(values))
     classes = np.asarray(classes.resize(size[::-1], image_module.Resampling.NEAREST))
-    return pixels.reshape(*size, channels), classes[..., None]
+    return pixels, classes[..., None]
+
+
+def _check_sides(picture, values, image, mask, warn):
+    """Raises ValueError if image and mask differ in size, and warns if it doesn't show whether both are turned alike."""
+    turned = orientation(image), orientation(mask)
+    if picture.size != values.shape[::-1]:
+        swapped = picture.size == values.shape and turned[0] != turned[1]
+        raise ValueError(
+            f"the image is {picture.size[1]} x {picture.size[0]} (height x width), its mask "
+            f"{values.shape[0]} x {values.shape[1]}; they must be equal"
+            + (
+                f". The EXIF orientation of the image is {turned[0]}, that of the mask {turned[1]} (1 is none), and both are "
+                "turned by theirs: turn the mask as the image is shown, or remove the orientation"
+                if swapped
+                else ""
+            )
+        )
+    # Where it exchanges sides that differ, a mask that fits is upright.
+    if turned[0] > 1 == turned[1] and (turned[0] < 5 or picture.width == picture.height):
+        name = "An image" if isinstance(image, bytes) else os.fspath(image)
+        warn(
+            UnclearOrientation(
+                f"{name}: the image is turned by its EXIF orientation ({turned[0]}), its mask has none and is not turned. If it was "
+                "drawn on the stored pixels, turn it or remove the orientation. Further pictures are not told."
+            )
+        )
 
 
 def check_size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -115,8 +139,12 @@ def raise_problems(problems: Iterable[str], where: str):
         )
 
 
-def _load_all(count, load, store, where, problems=()):
-    """Loads every pair in threads (Pillow works outside the GIL) and lists all failures at once."""
+def _nothing():
+    """No problem."""
+
+
+def _load_all(count, load, store, where, problems=(), check=_nothing):
+    """Loads every pair in threads (Pillow works outside the GIL) and lists all failures at once, with what `check` then finds."""
 
     def attempt(index):
         try:
@@ -125,15 +153,15 @@ def _load_all(count, load, store, where, problems=()):
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = filter(None, threads.map(attempt, range(count)))
-        raise_problems([*problems, *found], where)
+        found = list(threads.map(attempt, range(count)))
+    raise_problems([*problems, *filter(None, [*found, check()])], where)
 
 
 def _discard(index, pair):
     """Stores nothing: the pairs are only to be checked."""
 
 
-def _decoded_arrays(count, load, shape, folder, key, where):
+def _decoded_arrays(count, load, shape, folder, key, where, check):
     """Returns all images and masks as uint8 arrays, in memory or mapped from files in `folder`."""
     shapes = [(count, *shape), (count, *shape[:2], 1)]
     if folder is None:
@@ -155,7 +183,7 @@ def _decoded_arrays(count, load, shape, folder, key, where):
             array[index] = value
 
     try:
-        _load_all(count, load, store, where)
+        _load_all(count, load, store, where, check=check)
     except BaseException:
         if folder is not None:
             for draft in drafts:
@@ -184,6 +212,7 @@ def build_subset(
     problems: Sequence[str] = (),
     identity: str = "",
     where: str = "the data set",
+    check: Callable[[], str | None] = _nothing,
 ) -> Subset:
     """Turns names and a loader into a batched, cached, prefetched `Subset`.
 
@@ -210,6 +239,8 @@ def build_subset(
         identity: str that differs whenever `load` gives something else; names the cache files.
             Defaults to `""`.
         where: str, the source as errors call it. Defaults to `"the data set"`.
+        check: Callable that says, when all pairs are loaded, what is wrong with them taken together, or
+            `None`. By default nothing is.
 
     Returns:
         A `Subset`.
@@ -229,7 +260,7 @@ def build_subset(
             raise ValueError(f"{names[index]}: {error}") from error
 
     if problems or (verify and cache is False):
-        _load_all(len(names) if verify else 0, load_named, _discard, where, problems)
+        _load_all(len(names) if verify else 0, load_named, _discard, where, problems, check)
     shape = (*size, channels)
     if cache is False:
 
@@ -239,7 +270,7 @@ def build_subset(
     else:
         key = hashlib.sha256(repr((names, shape, identity)).encode()).hexdigest()[:24]
         folder = None if cache is True else cache
-        images, masks = _decoded_arrays(len(names), load_named, shape, folder, key, where)
+        images, masks = _decoded_arrays(len(names), load_named, shape, folder, key, where, check)
 
         def fetch(indices):
             return images[indices], masks[indices]
@@ -310,5 +341,6 @@ def build_pairs(
         channels=channels,
         classes=labels.classes,
         identity=repr((identity, sorted(labels.values.items()), labels.other, as_stored)),
+        check=labels.contradiction,
         **options,
     )
