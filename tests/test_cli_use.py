@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from encoder_parameters import PAGE, parameters
 from PIL import Image
 from test_cli_train import run
@@ -93,12 +94,31 @@ def test_evaluate_a_model_as_json(trained, tmp_path):
     assert (tmp_path / "report" / "worst.png").exists()
 
 
+def test_evaluate_replaces_a_report_only_with_overwrite(trained, tmp_path):
+    folder, images, masks = trained
+    run("evaluate", folder)
+    before = (folder / "evaluation" / "scores.json").read_text()
+    others = ["evaluate", folder, "--images", images, "--masks", masks]
+    result = run(*others, status=2)
+    assert "holds a report" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert (folder / "evaluation" / "scores.json").read_text() == before
+    run(*others, "-o", tmp_path / "report")
+    run(*others, "--overwrite")
+    assert (folder / "evaluation" / "scores.json").read_text() != before
+
+
+def test_evaluate_says_at_which_size_it_looks():
+    text = " ".join(CliRunner().invoke(app, ["evaluate", "--help"]).stdout.replace("│", "").split())
+    assert "Default for a .keras file whose model takes any size: 256" in text
+
+
 def test_evaluate_names_the_classes_as_the_training_did_or_as_told(trained):
     folder, images, masks = trained
     settings = RunFolder(folder).read_settings()
     settings["options"]["class_names"] = ["disc"]
     write_json(RunFolder(folder).settings, settings)
-    arguments = ["evaluate", folder, "--images", images, "--masks", masks, "--json"]
+    arguments = ["evaluate", folder, "--images", images, "--masks", masks, "--json", "--overwrite"]
     assert json.loads(run(*arguments).stdout)["class_names"] == ["background", "disc"]
     found = json.loads(run(*arguments, "--class-names", "pet").stdout)
     assert found["class_names"] == ["background", "pet"]
@@ -155,7 +175,7 @@ def test_predict_says_which_files_failed_and_ends_with_1(trained, tmp_path):
     result = run("predict", folder, images, "-o", tmp_path / "masks", status=1)
     assert "text.png: the image cannot be read" in result.stderr
     assert "1 of 6 pictures failed" in result.stderr
-    arguments = [images, "-o", tmp_path / "masks", "--json"]
+    arguments = [images, "-o", tmp_path / "masks", "--overwrite", "--json"]
     found = json.loads(run("predict", folder, *arguments, status=1).stdout)
     assert [file["source"].rsplit("/")[-1] for file in found if file["error"]] == ["text.png"]
     assert all(0 < file["foreground"] < 1 for file in found if not file["error"])
@@ -196,6 +216,20 @@ def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
     run("predict", folder, images, *masks, "--tile", "32", "--overlap", "20", status=2)
     result = run("predict", folder, images, "-o", images, status=2)
     assert "would overwrite" in result.stderr
+    result = run("predict", folder, images, *masks, "--overlap", "8", status=2)
+    assert "give `tile` too" in result.stderr  # the training's size resizes pictures
+
+
+def test_predict_replaces_files_only_with_overwrite(trained, tmp_path):
+    folder, images, _ = trained
+    kept = tmp_path / "masks" / "größe_3_overlay.png"
+    kept.parent.mkdir()
+    kept.write_text("precious")
+    arguments = ["predict", folder, images, "-o", tmp_path / "masks", "--overlay"]
+    assert "--overwrite" in run(*arguments, status=2).stderr
+    assert kept.read_text() == "precious"
+    run(*arguments, "--overwrite")
+    assert Image.open(kept).size == (32, 32)
 
 
 def test_tiles_that_the_model_does_not_take_are_wrong_usage(trained, tmp_path):
@@ -204,12 +238,25 @@ def test_tiles_that_the_model_does_not_take_are_wrong_usage(trained, tmp_path):
     arguments = ["predict", tmp_path / "fixed.keras", images, "-o", tmp_path / "masks"]
     assert "(16, 16)" in run(*arguments, "--tile", "512", status=2).stderr
     run(*arguments, "--tile", "16")
-    run(*arguments)
+    run(*arguments, "--overwrite")
 
 
 def test_small_tiles_need_no_overlap(trained, tmp_path):
     folder, images, _ = trained
     run("predict", folder, images, "-o", tmp_path / "masks", "--tile", "16")
+
+
+def test_a_memory_that_is_too_small_ends_with_1_and_advice(trained, tmp_path, monkeypatch):
+    folder, images, _ = trained
+
+    def exhausted(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmore")
+
+    monkeypatch.setattr("tl_unet.prediction_files._predict_file", exhausted)
+    result = run("predict", folder, images, "-o", tmp_path / "masks", status=1)
+    assert "smaller --batch-size" in result.stderr
+    assert "--tile" in result.stderr
+    assert "OOM when allocating tensor" in result.stderr
 
 
 def test_a_model_of_logits_ends_with_1(trained, tmp_path):
@@ -283,6 +330,13 @@ def test_export_compares_with_keras_on_the_trainings_pictures(trained, tmp_path)
     result = run("export", folder, "-f", "saved-model", "-o", tmp_path / "saved")
     assert "on 2 pictures" in result.stdout
     assert (tmp_path / "saved" / "saved_model.pb").exists()
+
+
+def test_a_picture_that_export_cannot_read_is_named(trained, tmp_path):
+    folder, images, _ = trained
+    (images / "größe_3.png").write_text("no picture")
+    result = run("export", folder, "--images", images, "-o", tmp_path / "saved", status=1)
+    assert f"{images / 'größe_3.png'}: the image cannot be read" in result.stderr
 
 
 def test_an_export_does_not_replace_a_training(trained):

@@ -19,7 +19,7 @@ from tiny import TINY, tiny_backbone
 
 import tl_unet
 from tl_unet.encoders import registry
-from tl_unet.runs import RunFolder, open_model
+from tl_unet.runs import RunFolder, open_model, write_json
 from tl_unet.training import (
     TrainingDiverged,
     TrainingOptions,
@@ -342,9 +342,21 @@ def test_what_was_stopped_in_its_first_epoch_is_begun_anew(pairs, tmp_path):
     for folder in (run.cache, run.logs, run.checkpoints, run.predictions):
         folder.mkdir(parents=True)
         (folder / "old").write_text("")
-    run.settings.write_text("{}")
+    write_json(run.settings, {"options": {}, "versions": {}, "started": "today", "names": {}})
     _check_empty(run)
     assert [path.name for path in run.path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("text", ['{"run": "of somebody else"}', '["options"]', "no JSON"])
+def test_nothing_is_deleted_beside_a_run_json_of_somebody_else(text, tiny, pairs, tmp_path):
+    precious = tmp_path / "run" / "predictions" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(FileExistsError, match="was not written by a training of tl-unet"):
+        train(options(pairs), tmp_path / "run")
+    assert precious.read_text() == "precious"
+    assert (tmp_path / "run" / "run.json").read_text() == text
 
 
 def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path):
