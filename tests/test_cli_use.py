@@ -220,6 +220,19 @@ def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
     assert "give `tile` too" in result.stderr  # the training's size resizes pictures
 
 
+def test_names_that_are_not_utf8_are_json_that_is(trained, tmp_path):
+    folder, images, _ = trained
+    path = images.parent / os.fsdecode(b"caf\xe9.png")
+    try:
+        (images / "größe_1.png").rename(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    result = run("predict", folder, path, "-o", tmp_path / "masks", "--json")
+    (found,) = json.loads(result.stdout_bytes.decode())
+    assert found["source"] == str(path)
+    assert pathlib.Path(found["mask"]).is_file()
+
+
 def test_predict_replaces_files_only_with_overwrite(trained, tmp_path):
     folder, images, _ = trained
     kept = tmp_path / "masks" / "größe_3_overlay.png"

@@ -29,7 +29,7 @@ from tl_unet.training import (
     train,
 )
 from tl_unet.training.epochs import Training
-from tl_unet.training.images import TrainingImages, split
+from tl_unet.training.images import TrainingImages, _digest, split
 from tl_unet.training.options import format_labels, make_loss
 
 SMALL = dataclasses.replace(
@@ -222,6 +222,22 @@ def test_a_full_disk_leaves_the_epochs_before_and_says_how_to_go_on(
         del registry._REGISTRY["tiny"]
 
 
+def test_a_picture_that_cannot_be_drawn_does_not_stop_a_training(
+    tiny, pairs, tmp_path, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("tl_unet.plotting.error_sheet", fail)
+    monkeypatch.setattr("tl_unet.plotting.learning_curves", fail)
+    with pytest.warns(UserWarning, match="could not be drawn: no such font") as told:
+        found = train(options(pairs, epochs=1), tmp_path / "run")
+    assert found["epochs"] == 1
+    texts = [str(warning.message) for warning in told if "no such font" in str(warning.message)]
+    assert "epoch-001.png" in texts[0]
+    assert "curves.png" in texts[1]
+
+
 def test_a_disk_too_small_for_the_images_is_told_before_the_training(
     tiny, pairs, tmp_path, monkeypatch
 ):
@@ -374,6 +390,25 @@ def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path
     assert len(limited["train"]) + len(limited["validation"]) == 30
     assert 3 <= len(limited["validation"]) <= 18
     assert set(limited["validation"]) <= set(later["validation"]) | {limited["validation"][0]}
+
+
+def test_the_share_of_a_name_is_the_one_that_earlier_trainings_used():
+    assert _digest(0, "größe_1") == pytest.approx(0.17077800752414155, abs=1e-12)
+
+
+def test_names_that_are_not_utf8_can_be_trained_on(tiny, pairs, tmp_path):
+    for folder in pairs:
+        for i in range(8):
+            try:
+                (folder / f"größe_{i}.png").rename(folder / os.fsdecode(b"gr\xf6\xdfe_%d.png" % i))
+            except OSError:
+                pytest.skip("this file system takes UTF-8 only")
+    run = RunFolder(tmp_path / "run")
+    train(options(pairs, epochs=1), run.path)
+    names = run.read_settings()["names"]
+    found = {os.fsencode(name) for part in names.values() for name in part}
+    assert found == {b"gr\xf6\xdfe_%d" % i for i in range(8)}
+    assert resume(run.path)["epochs"] == 1
 
 
 @pytest.mark.parametrize(

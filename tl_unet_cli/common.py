@@ -1,7 +1,6 @@
 """What the commands share: errors and exit status, progress, what a machine reads."""
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -65,7 +64,9 @@ def check_writable(folder: Path) -> None:
 
 def print_json(value) -> None:
     """Writes one JSON value to the standard output, without line breaks or colours of a terminal."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    from tl_unet.runs import to_json
+
+    typer.echo(to_json(value))
 
 
 def progress(unit: str) -> Progress:
