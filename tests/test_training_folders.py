@@ -4,6 +4,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import pytest
 from test_training import options, pairs, tiny, write_pairs  # noqa: F401  (fixtures)
