@@ -236,6 +236,10 @@ def parse_arguments():
         parser.error("--balance, --seed and --freeze-epochs must not be negative")
     if (arguments.output / "results.json").exists():
         parser.error(f"{arguments.output} holds a finished run: give another --output")
+    if arguments.output.exists() and any(arguments.output.iterdir()):
+        parser.error(
+            f"{arguments.output} is not empty, and what is in it may be of use: give another --output"
+        )
     return arguments
 
 

@@ -14,6 +14,7 @@ over the mirrored picture, and over both in three sizes.
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import time
 
@@ -95,6 +96,8 @@ VIEWS = {
     "mirrored": "horizontal_flip",
     "mirrored and scaled": ("horizontal_flip", "scale"),
 }
+# What a run is made with, and what `--resume` does not change.
+OPTIONS = ("data", "weights", "recipe", "dtype_policy", "limit", "seed")
 
 
 def build_model(recipe, weights):
@@ -335,6 +338,29 @@ def parse_arguments():
     return parser, parser.parse_args()
 
 
+def begun(folder):
+    """Whether there is more in a folder than the options of a run that stopped at once, such as one that found no data."""
+    return any(path.is_file() and path.name != "options.json" for path in folder.rglob("*"))
+
+
+def check_options(parser, arguments):
+    """Keeps the options with the run, and refuses others: stages of different recipes would make no run of either."""
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    path = arguments.output / "options.json"
+    if path.exists() and begun(arguments.output):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in OPTIONS if options[name] != stored.get(name)]
+        if changed:
+            differences = ", ".join(
+                f"--{name.replace('_', '-')} ({stored.get(name)}, not {options[name]})"
+                for name in changed
+            )
+            parser.error(
+                f"{arguments.output} holds a run with other options: {differences}. Go on with those, or give another --output"
+            )
+    write_json(path, options)
+
+
 def main():
     """Trains and evaluates, or only evaluates."""
     parser, arguments = parse_arguments()
@@ -349,10 +375,11 @@ def main():
         )
         evaluate(keras.saving.load_model(path, compile=False), folder.dataset, "Folder")
         return
-    if arguments.output.exists() and any(arguments.output.iterdir()) and not arguments.resume:
+    if begun(arguments.output) and not arguments.resume:
         parser.error(
             f"{arguments.output} holds a run: go on with --resume, or give another --output"
         )
+    check_options(parser, arguments)
     keras.utils.set_random_seed(arguments.seed)
     recipe = RECIPES[arguments.recipe]
     stages = recipe.stages

@@ -7,7 +7,7 @@ from test_training import pairs, tiny  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 from tl_unet import training
-from tl_unet.runs import RunFolder
+from tl_unet.runs import RunFolder, write_json
 from tl_unet_cli.app import app
 
 ROW = {
@@ -214,6 +214,33 @@ def test_resume_refuses_other_options_than_the_trainings_own(tiny, pairs, tmp_pa
     result = run("train", "--resume", "-o", output, "--epochs", 10, status=2)
     assert "--epochs differs" in result.stderr
     assert not seen
+    result = run("train", "--resume", "-o", output, "--encoder", "vgg16", "--epochs", 2, status=2)
+    assert "--encoder, --epochs differs" in result.stderr
     run("train", "--resume", "-o", output, "--epochs", 9, status=1)
     run("train", "--resume", "-o", output, status=1)
     assert len(seen) == 2
+
+
+def test_resume_takes_options_that_are_the_trainings_own(pairs, tmp_path, monkeypatch):  # noqa: F811
+    """They are judged among the stored ones: four filters would not do for the encoder that is the default."""
+    chosen = training.TrainingOptions(
+        *pairs, encoder="vgg16", weights=None, decoder_filters=(9, 8, 7, 6), labels={1: 1, 2: 0}
+    )
+    assert chosen.freeze_epochs == 0
+    output = tmp_path / "run"
+    write_json(RunFolder(output).settings, {"options": chosen.to_json()})
+    seen = []
+
+    def resume(output, report):
+        seen.append(output)
+        raise training.TrainingDiverged("far enough")
+
+    monkeypatch.setattr(training, "resume", resume)
+    given = ["train", "--resume", "-o", output]
+    run(*given, "--decoder-filters", "9,8,7,6", status=1)
+    run(*given, "--images", pairs[0], "--masks", pairs[1], "--labels", "1:1,2:0", status=1)
+    run(*given, "--freeze-epochs", 0, "--weights", "none", "--size", 256, status=1)
+    assert len(seen) == 3
+    result = run(*given, "--decoder-filters", "9,8,7", status=2)
+    assert "--decoder-filters differs" in result.stderr
+    run(*given, "--decoder-filters", "a", status=2)

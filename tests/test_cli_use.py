@@ -1,4 +1,4 @@
-"""`tl-unet encoders`, `evaluate`, `predict` and `export`: results, exit status, what machines read."""
+"""`tl-unet encoders`, `evaluate` and `export`, and what the commands share: results, exit status, what machines read."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from encoder_parameters import PAGE, parameters
 from PIL import Image
 from test_cli_train import run
-from test_prediction_files import bright, fixed_sides, half
+from test_prediction_files import bright
 from test_training import write_pairs
 from tiny import tiny_unet
 from typer.testing import CliRunner
@@ -93,12 +93,31 @@ def test_evaluate_a_model_as_json(trained, tmp_path):
     assert (tmp_path / "report" / "worst.png").exists()
 
 
+def test_evaluate_replaces_a_report_only_with_overwrite(trained, tmp_path):
+    folder, images, masks = trained
+    run("evaluate", folder)
+    before = (folder / "evaluation" / "scores.json").read_text()
+    others = ["evaluate", folder, "--images", images, "--masks", masks]
+    result = run(*others, status=2)
+    assert "holds a report" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert (folder / "evaluation" / "scores.json").read_text() == before
+    run(*others, "-o", tmp_path / "report")
+    run(*others, "--overwrite")
+    assert (folder / "evaluation" / "scores.json").read_text() != before
+
+
+def test_evaluate_says_at_which_size_it_looks():
+    text = " ".join(CliRunner().invoke(app, ["evaluate", "--help"]).stdout.replace("│", "").split())
+    assert "Default for a .keras file whose model takes any size: 256" in text
+
+
 def test_evaluate_names_the_classes_as_the_training_did_or_as_told(trained):
     folder, images, masks = trained
     settings = RunFolder(folder).read_settings()
     settings["options"]["class_names"] = ["disc"]
     write_json(RunFolder(folder).settings, settings)
-    arguments = ["evaluate", folder, "--images", images, "--masks", masks, "--json"]
+    arguments = ["evaluate", folder, "--images", images, "--masks", masks, "--json", "--overwrite"]
     assert json.loads(run(*arguments).stdout)["class_names"] == ["background", "disc"]
     found = json.loads(run(*arguments, "--class-names", "pet").stdout)
     assert found["class_names"] == ["background", "pet"]
@@ -136,80 +155,7 @@ def test_evaluate_with_wrong_usage_ends_with_2(trained, tmp_path):
     run("evaluate", folder, *arguments, "--threshold", "2", status=2)
 
 
-# --- predict --------------------------------------------------------------------------------------
-
-
-def test_predict_files_and_folders(trained, tmp_path):
-    folder, images, _ = trained
-    Image.fromarray(half(40, 90)).save(tmp_path / "photo [1].jpg")
-    masks = tmp_path / "masks"
-    result = run("predict", folder, tmp_path / "photo [1].jpg", images, "-o", masks, "--overlay")
-    assert f"6 masks in {masks}" in result.stdout
-    assert Image.open(masks / "photo [1].png").size == (90, 40)
-    assert len(list(masks.glob("*_overlay.png"))) == 6
-
-
-def test_predict_says_which_files_failed_and_ends_with_1(trained, tmp_path):
-    folder, images, _ = trained
-    (images / "text.png").write_text("no picture")
-    result = run("predict", folder, images, "-o", tmp_path / "masks", status=1)
-    assert "text.png: the image cannot be read" in result.stderr
-    assert "1 of 6 pictures failed" in result.stderr
-    arguments = [images, "-o", tmp_path / "masks", "--json"]
-    found = json.loads(run("predict", folder, *arguments, status=1).stdout)
-    assert [file["source"].rsplit("/")[-1] for file in found if file["error"]] == ["text.png"]
-    assert all(0 < file["foreground"] < 1 for file in found if not file["error"])
-
-
-def test_predict_resizes_as_the_training_unless_told_otherwise(trained, tmp_path, monkeypatch):
-    from tl_unet import prediction_files
-
-    folder, images, _ = trained
-    seen = []
-
-    def fake(model, sources, output, **options):
-        seen.append((options["size"], options["tile"], options["augment"], options["threshold"]))
-        return []
-
-    monkeypatch.setattr(prediction_files, "predict_files", fake)
-    for path, *options in (
-        (folder,),
-        (folder / "model.keras",),
-        (folder, "--tile", "64", "--overlap", "8", "--tta"),
-        (folder, "--size", "16x24", "--threshold", "0.3"),
-    ):
-        run("predict", path, images, "-o", tmp_path / "masks", *options)
-    assert seen == [
-        ([32, 32], None, False, 0.5),
-        (None, None, False, 0.5),
-        (None, 64, True, 0.5),
-        ((16, 24), None, False, 0.3),
-    ]
-
-
-def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
-    folder, images, _ = trained
-    masks = ["-o", tmp_path / "masks"]
-    run("predict", folder, tmp_path / "nothing.png", *masks, status=2)
-    run("predict", tmp_path / "nothing.keras", images, *masks, status=2)
-    run("predict", folder, images, *masks, "--size", "32", "--tile", "32", status=2)
-    run("predict", folder, images, *masks, "--tile", "32", "--overlap", "20", status=2)
-    result = run("predict", folder, images, "-o", images, status=2)
-    assert "would overwrite" in result.stderr
-
-
-def test_tiles_that_the_model_does_not_take_are_wrong_usage(trained, tmp_path):
-    _, images, _ = trained
-    fixed_sides(16, 16).save(tmp_path / "fixed.keras")
-    arguments = ["predict", tmp_path / "fixed.keras", images, "-o", tmp_path / "masks"]
-    assert "(16, 16)" in run(*arguments, "--tile", "512", status=2).stderr
-    run(*arguments, "--tile", "16")
-    run(*arguments)
-
-
-def test_small_tiles_need_no_overlap(trained, tmp_path):
-    folder, images, _ = trained
-    run("predict", folder, images, "-o", tmp_path / "masks", "--tile", "16")
+# --- several of them ------------------------------------------------------------------------------
 
 
 def test_a_model_of_logits_ends_with_1(trained, tmp_path):
@@ -283,6 +229,13 @@ def test_export_compares_with_keras_on_the_trainings_pictures(trained, tmp_path)
     result = run("export", folder, "-f", "saved-model", "-o", tmp_path / "saved")
     assert "on 2 pictures" in result.stdout
     assert (tmp_path / "saved" / "saved_model.pb").exists()
+
+
+def test_a_picture_that_export_cannot_read_is_named(trained, tmp_path):
+    folder, images, _ = trained
+    (images / "größe_3.png").write_text("no picture")
+    result = run("export", folder, "--images", images, "-o", tmp_path / "saved", status=1)
+    assert f"{images / 'größe_3.png'}: the image cannot be read" in result.stderr
 
 
 def test_an_export_does_not_replace_a_training(trained):

@@ -103,6 +103,12 @@ def test_the_output_may_be_a_file_and_the_image_one_too(tmp_path):
         predict_tiled(POINTWISE, image, 64, 8, output=target[:10])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_an_output_that_would_make_probabilities_0_is_an_error(dtype):
+    with pytest.raises(ValueError, match=f"float type, such as float32; received {dtype}"):
+        predict_tiled(POINTWISE, picture(20, 30), output=np.empty((20, 30, 2), dtype))
+
+
 def test_a_tiff_file_is_read_by_windows(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     pytest.importorskip("zarr")

@@ -83,6 +83,15 @@ def test_the_model_is_built_for_its_classes():
     assert model.get_layer("encoder").trainable
 
 
+def test_a_folder_of_something_else_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "model.keras").write_text("of `tl-unet train`")
+    monkeypatch.setattr(multiclass, "load_data", lambda arguments: pytest.fail("the work began"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *SMALL, "--output", tmp_path)
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "model.keras").read_text() == "of `tl-unet train`"
+
+
 @pytest.mark.parametrize("wrong", [["--limit", "2"], ["--balance", "-1"], ["--epochs", "0"]])
 def test_wrong_options_are_refused(wrong, monkeypatch, capsys):
     with pytest.raises(SystemExit):

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import tl_unet
 
 pytest.importorskip("matplotlib")
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from tiny import TINY
 
 from tl_unet.plotting import (
@@ -349,3 +350,34 @@ def test_feature_map_sheet_shows_the_channels_of_most_variance_first():
 def test_feature_map_sheet_leaves_cells_empty_where_channels_are_few():
     figure = feature_map_sheet({2: np.zeros((4, 4, 3))}, columns=5)
     assert [bool(axes.images) for axes in figure.axes] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["$5_or_$7", r"a$\nothing$b", "caf\udce9"])
+def test_names_are_shown_as_they_are(name):
+    """Two dollars would be a formula for matplotlib, an error if it is none; names of files need not be UTF-8."""
+    image, mask = np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8), int)
+    names, shown = [name, "b"], name.replace("\udce9", "?")
+    figures = [
+        prediction_panel(image, mask, {name: mask}, names=[name], class_names=names),
+        error_sheet(image, mask, mask, names=[name]),
+        confusion_matrix(np.eye(2), names),
+        class_bars({"IoU": [0.5, 0.5], "Dice": [0.5, 0.5]}, names),
+        learning_curves({f"iou_{name}": [0.5]}),
+    ]
+    for figure in figures:
+        figure.savefig(io.BytesIO())
+        texts = [text for text in figure.findobj(Text) if shown in text.get_text()]
+        assert texts
+        assert not any(text.get_parse_math() for text in texts)
+
+
+def test_predictions_of_one_class_may_lack_its_axis():
+    images, masks = np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8))
+    found = [
+        prediction_panel(images, masks, {"m": np.full(shape, 0.5)}).axes[2].images[0].get_array()
+        for shape in ((2, 8, 8), (2, 8, 8, 1))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert (found[0] == 0.5).all()
+    with pytest.raises(ValueError, match=r"'m' has \(2, 8\)"):
+        prediction_panel(images, masks, {"m": np.zeros((2, 8))})

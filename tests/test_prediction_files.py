@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from tiny import tiny_unet
 
 from tl_unet.pictures import read_picture
-from tl_unet.prediction_files import plan_targets, predict_files
+from tl_unet.prediction_files import _tiff_options, predict_files
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -120,9 +121,8 @@ def test_size_and_tile_and_threshold_and_augment_change_the_mask(tmp_path):
         {"threshold": 0.48},
         {"augment": "rotation"},
     ):
-        (found,) = predict(
-            tmp_path / "noise.png", tmp_path, model=model, probabilities=True, **options
-        )
+        options |= {"probabilities": True, "overwrite": True}
+        (found,) = predict(tmp_path / "noise.png", tmp_path, model=model, **options)
         seen.add(
             Image.open(found.mask).tobytes()
             + tifffile.imread(tmp_path / "masks" / "noise_probabilities.tif").tobytes()
@@ -195,30 +195,10 @@ def test_a_tiff_of_many_channels_is_read_as_it_is(size, tmp_path):
     assert "the 5 channels" in found[1].error
 
 
-def test_masks_lie_in_the_output_as_pictures_lie_in_their_folder(tmp_path):
-    for name in ("a.png", "sub/a.png", "sub/b.jpg", "sub/b.png", ".hidden/c.png", "masks/old.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(half()).save(path)
-    found = plan_targets([tmp_path], tmp_path / "masks")
-    targets = [path.relative_to(tmp_path / "masks").as_posix() for path in found.values()]
-    assert targets == ["a.png", "sub/a.png", "sub/b.png", "sub/b.png.png"]
-
-
-def test_a_mask_never_overwrites_a_picture(tmp_path):
-    Image.fromarray(half()).save(tmp_path / "a.png")
-    before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(ValueError, match="would overwrite"):
-        predict_files(bright(), [tmp_path / "a.png"], tmp_path)
-    assert (tmp_path / "a.png").read_bytes() == before
-
-
-def test_nothing_to_predict_is_an_error(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture in"):
-        plan_targets([tmp_path / "empty"], tmp_path / "masks")
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        plan_targets([tmp_path / "nowhere"], tmp_path / "masks")
+def test_arrays_that_need_it_are_written_as_a_big_tiff():
+    for side, big in ((2**10, False), (2**16, True)):
+        array = np.broadcast_to(np.uint8(0), (side, side))  # of 4 GiB without their memory
+        assert _tiff_options(array, Path("a.png"))["bigtiff"] == big
 
 
 def test_an_output_that_cannot_be_a_folder_is_an_error(tmp_path):
@@ -272,7 +252,7 @@ def test_a_model_of_fixed_sides_predicts_in_tiles_of_them_if_asked(tmp_path):
     Image.fromarray(scene).save(tmp_path / "a.png")
     (found,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), tile=(16, 24))
     np.testing.assert_array_equal(np.asarray(Image.open(found.mask)), 255 * (scene[..., 0] > 0))
-    (resized,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides())
+    (resized,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), overwrite=True)
     assert not (np.asarray(Image.open(resized.mask)) == 255 * (scene[..., 0] > 0)).all()
 
 
@@ -288,19 +268,6 @@ def test_a_picture_smaller_than_the_tiles_of_a_model_of_fixed_sides_is_told(tmp_
     (found,) = predict(tmp_path / "a.png", tmp_path, model=fixed_sides(), tile=(16, 24))
     assert "15 x 30" in found.error
     assert "without a tile size it is resized" in found.error
-
-
-def test_size_and_tile_exclude_each_other(tmp_path):
-    Image.fromarray(half()).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="give one of them"):
-        predict(tmp_path / "a.png", tmp_path, size=32, tile=32)
-
-
-def test_an_overlap_that_is_none_is_an_error_before_the_first_picture(tmp_path):
-    Image.fromarray(half()).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="in pixels"):
-        predict(tmp_path / "a.png", tmp_path, overlap=0.25)
-    assert not (tmp_path / "masks").exists()
 
 
 @pytest.mark.parametrize(

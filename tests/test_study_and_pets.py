@@ -129,6 +129,36 @@ def test_an_encoders_share_of_the_rate_is_that_of_its_steps_also_after_saving(im
     assert 0.9 < same / decoder < 1.1
 
 
+def test_a_run_of_pets_is_resumed_with_its_own_options_only(tmp_path, monkeypatch, capsys):
+    class Begun(Exception):
+        pass
+
+    def begin(*args):
+        raise Begun
+
+    def run(*arguments):
+        call = ["train_pets.py", "--data", "pets", "--output", str(tmp_path / "run"), *arguments]
+        monkeypatch.setattr("sys.argv", call)
+        train_pets.main()
+
+    monkeypatch.setattr(train_pets, "build_model", begin)
+    for limit in ("7", "8"):  # nothing was trained with the first ones
+        with pytest.raises(Begun):
+            run("--limit", limit)
+    (tmp_path / "run" / "decoder").mkdir()
+    (tmp_path / "run" / "decoder" / "history.csv").write_text("epoch\n")
+    with pytest.raises(Begun):
+        run("--limit", "8", "--resume", "--verbose", "0")
+    for changed in (["--limit", "9"], ["--limit", "8", "--fast"], ["--limit", "8", "--seed", "1"]):
+        with pytest.raises(SystemExit):
+            run(*changed, "--resume")
+        message = capsys.readouterr().err
+        assert "holds a run with other options" in message
+        assert (
+            f"--{'recipe' if '--fast' in changed else changed[-2].removeprefix('--')} (" in message
+        )
+
+
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
     pets = shared_path("oxford_pets")
     stages = (

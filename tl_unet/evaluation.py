@@ -270,8 +270,13 @@ def write_report(evaluation: Evaluation, output) -> list[Path]:
     return paths
 
 
+def _opened(path):
+    # Names of files that are not UTF-8 are written as in Python's own representation.
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+
+
 def _write_csv(path, rows):
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as beside, _opened(beside) as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -46,16 +46,16 @@ def predict_tiled(
             the shorter side of tiles for which that is less.
         batch_size: int, tiles to predict at once, at most. Defaults to `4`.
         augment: as in `predict_augmented`; applied to each tile. Defaults to `False`.
-        output: array of shape `(height, width, classes)` to write to, such as an `np.memmap` on disk. Defaults to `None`: a new
-            float32 array.
+        output: array of shape `(height, width, classes)` and a float type to write to, such as an `np.memmap` on disk. Defaults to
+            `None`: a new float32 array.
         progress: callable `progress(done, total)` after each batch, in tiles. Defaults to `None`.
 
     Returns:
         The masks, `(height, width, classes)`: `output`, or a float32 NumPy array.
 
     Raises:
-        ValueError: if a size does not fit, the model's masks have other sides than its images, or a TIFF file is damaged or holds
-            more than one picture.
+        ValueError: if a size or the type of `output` does not fit, the model's masks have other sides than its images, or a TIFF file
+            is damaged or holds more than one picture.
         TypeError: if `image` is neither sliceable nor the path of a TIFF file.
         FileNotFoundError: if there is no such file.
         ImportError: if a TIFF file is to be read without `tifffile` and `zarr`.
@@ -342,4 +342,9 @@ def _target(output, shape):
         return np.empty(shape, "float32")
     if tuple(output.shape) != shape:
         raise ValueError(f"`output` must have the shape {shape}; received {tuple(output.shape)}.")
+    if not np.issubdtype(output.dtype, np.floating):  # probabilities would become 0
+        raise ValueError(
+            f"`output` must be of a float type, such as float32; received {output.dtype}. Make classes or 0..255 of the masks "
+            "afterwards."
+        )
     return output

@@ -5,7 +5,6 @@ each: PNG, or for a TIFF a TIFF with the same place on the map. For arrays use `
 """
 
 import dataclasses
-import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -14,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from tl_unet.classes import check_decidable, decide
-from tl_unet.inference import predict_augmented, predict_tiled, resolve_tiles
-from tl_unet.pictures import (
-    TIFF,
-    Unreadable,
-    find_pictures,
-    read_picture,
-    resize_picture,
-    warn_once,
+from tl_unet.inference import predict_augmented, predict_tiled
+from tl_unet.pictures import TIFF, Unreadable, read_picture, resize_picture, warn_once
+from tl_unet.prediction_plan import (
+    check_packages,
+    overlay_path,
+    plan_reading,
+    plan_targets,
+    probabilities_path,
 )
 from tl_unet.runs import replacing
 
@@ -61,11 +60,13 @@ def predict_files(
     threshold=0.5,
     overlay=False,
     probabilities=False,
+    overwrite=False,
     progress: Callable | None = None,
 ) -> list[PredictedFile]:
     """Predicts the masks of picture files and writes them.
 
-    A mask has its picture's name and size; EXIF orientations are respected, so it lies on the picture as viewers show it. With one
+    A mask has its picture's name and size (of two pictures that would get a file of one name, the second's keep its ending, as in
+    `a.jpg.png`); EXIF orientations are respected, so it lies on the picture as viewers show it. With one
     class it holds 0 and 255, with more the class numbers (a PNG shows them in colours). The masks of pictures in a folder lie in
     `output` as the pictures lie in the folder. A TIFF picture gives a TIFF mask with the same geographic tags.
 
@@ -78,12 +79,15 @@ def predict_files(
             one gets them as they are, in tiles.
         tile: int or `(height, width)`, sides of the tiles, in which pictures are predicted as they are. A model that takes pictures of
             one size only takes tiles of that size only. Defaults to `None`: 512.
-        overlap: int, pixels by which tiles overlap, as in `predict_tiled`. Defaults to `None`: 64, or a quarter of small tiles.
+        overlap: int, pixels by which tiles overlap, as in `predict_tiled`. Only of tiles: where pictures are resized it is an
+            error. Defaults to `None`: 64, or a quarter of small tiles.
         batch_size: int, tiles at once. Defaults to `4`.
         augment: as in `predict_augmented`. Defaults to `False`.
         threshold: float, above which one class is foreground. Defaults to `0.5`.
         overlay: bool, whether to write `NAME_overlay.png` too, the mask on its picture. Defaults to `False`.
         probabilities: bool, whether to write `NAME_probabilities.tif` too: float32, one page a class. Defaults to `False`.
+        overwrite: bool, whether files that are there already may be replaced. Defaults to `False`: that is an error before anything is
+            predicted.
         progress: callable `progress(file, done, total)` with a `PredictedFile` after each. Defaults to `None`.
 
     Returns:
@@ -91,16 +95,19 @@ def predict_files(
 
     Raises:
         FileNotFoundError: if a source does not exist or holds no picture.
-        ValueError: if a mask would overwrite a picture, an argument is out of range or does not fit the model, or the model gives
-            logits, or its classes may overlap.
+        FileExistsError: if a file to write is there already, without `overwrite`.
+        ValueError: if a file would overwrite a picture or that of another picture, an argument is out of range, does not fit the model
+            or would be ignored, or the model gives logits, or its classes may overlap.
         ImportError: if `tifffile` is missing and a picture is a TIFF or `probabilities` are to be written, or `zarr` for a model of
             other than 1, 3 or 4 channels.
         OSError: if the output folder can't be made or written to.
     """
     check_decidable(model)
     reading = plan_reading(model, size, tile, overlap)
-    targets = plan_targets(sources, output)
-    _check_packages(targets, probabilities, model.input_shape[-1])
+    targets = plan_targets(
+        sources, output, overlay=overlay, probabilities=probabilities, overwrite=overwrite
+    )
+    check_packages(targets, probabilities, model.input_shape[-1])
     Path(output).mkdir(parents=True, exist_ok=True)
     probe = tempfile.TemporaryFile(dir=output)  # noqa: SIM115  (not writable is known now, not after hours)
     probe.close()
@@ -127,125 +134,6 @@ def predict_files(
         if progress is not None:
             progress(found[-1], len(found), len(targets))
     return found
-
-
-def working_size(model, size=None):
-    """The size to which pictures are resized for a model.
-
-    Args:
-        model: `keras.Model`.
-        size: int, `(height, width)` or `None`, what is wanted. Defaults to `None`.
-
-    Returns:
-        `(height, width)`, or `None` for pictures as they are.
-
-    Raises:
-        ValueError: if the model takes pictures of another size only.
-    """
-    size = (size, size) if isinstance(size, int) else size and tuple(size)
-    fixed = tuple(model.input_shape[1:3])
-    if None in fixed:
-        return size
-    if size not in (None, fixed):
-        raise ValueError(f"The model takes pictures of {fixed} only; received size={size}.")
-    return fixed
-
-
-def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
-    """How pictures come before a model: resized to one size, or in tiles.
-
-    Args:
-        model: `keras.Model`.
-        size: as in `predict_files`. Defaults to `None`.
-        tile: as there. Defaults to `None`.
-        overlap: as there. Defaults to `None`.
-
-    Returns:
-        A dict: either `size`, `(height, width)`; or `tile_size`, `(height, width)`, and `overlap`, arguments of `predict_tiled`.
-
-    Raises:
-        ValueError: if an argument is out of range, both `size` and `tile` are given, or the model takes another size only.
-    """
-    if tile is None:
-        size = working_size(model, size)
-    elif size is not None:
-        raise ValueError(
-            f"`size` resizes pictures and `tile` does not: give one of them. Received: size={size}, tile={tile}."
-        )
-    if size is not None:
-        return {"size": size}
-    sides, overlap = resolve_tiles(512 if tile is None else tile, overlap)
-    fixed = tuple(model.input_shape[1:3])
-    if any(wanted not in (None, side) for wanted, side in zip(fixed, sides, strict=True)):
-        raise ValueError(
-            f"The model takes tiles of {fixed} (height, width) only; received tile={tile}. Give that, or no tile: then pictures are "
-            "resized to it."
-        )
-    return {"tile_size": sides, "overlap": overlap}
-
-
-def plan_targets(sources: Iterable, output) -> dict[Path, Path]:
-    """Which mask file each picture will get.
-
-    Args:
-        sources: as in `predict_files`.
-        output: the folder for the masks.
-
-    Returns:
-        A dict from each picture to its mask's path, in order.
-
-    Raises:
-        FileNotFoundError: if a source does not exist or a folder holds no picture.
-        ValueError: if there is nothing to do, or a mask would overwrite a picture.
-    """
-    output, names = Path(output), {}
-    for source in map(Path, sources):
-        if source.is_dir():
-            pictures = find_pictures(source, without=output)
-            if not pictures:
-                raise FileNotFoundError(f"There is no picture in {source}.")
-            names |= {picture: picture.relative_to(source) for picture in pictures}
-        elif source.is_file():
-            names[source] = Path(source.name)
-        else:
-            raise FileNotFoundError(f"There is no file or folder {source}.")
-    if not names:
-        raise ValueError("There is no picture to predict.")
-    targets, taken = {}, set()
-    for source, name in names.items():
-        ending = ".tif" if source.suffix.lower() in TIFF else ".png"
-        target = output / name.with_suffix(ending)
-        if target in taken:  # a.jpg beside a.png
-            target = output / name.parent / f"{name.name}{ending}"
-        taken.add(target)
-        targets[source] = target
-    if len(taken) < len(targets):
-        raise ValueError(
-            "Two pictures of the same name would get the same mask: predict them one folder at a time."
-        )
-    own = {source.resolve() for source in targets}
-    for source, target in targets.items():
-        if target.resolve() in own:
-            raise ValueError(
-                f"The mask of {source} would overwrite the picture {target}: choose another output folder."
-            )
-    return targets
-
-
-def _check_packages(targets, probabilities, channels):
-    """Raises `ImportError` for what writing and reading would miss: before the first picture, not after it."""
-    needed = {}
-    if probabilities or any(target.suffix == ".tif" for target in targets.values()):
-        needed["tifffile"] = "TIFF files"
-    if channels not in (1, 3, 4):
-        needed |= dict.fromkeys(("tifffile", "zarr"), f"pictures of {channels} channels")
-    for package, purpose in needed.items():
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f'{purpose} need {package}: `pip install {package}`, or `pip install "tl-unet[cli]"` with all that the command line uses.'
-            ) from error
 
 
 def _predict_file(
@@ -301,9 +189,7 @@ def _write_mask(classes, target, source, number):
         import tifffile
 
         with replacing(target) as beside:
-            tifffile.imwrite(
-                beside, values, compression="zlib", photometric="minisblack", **_geo(source)
-            )
+            tifffile.imwrite(beside, values, **_tiff_options(values, source))
         return
     picture = Image.fromarray(values)
     if number > 1:
@@ -325,20 +211,23 @@ def _write_overlay(image, classes, target, number):
         painted[rows] = overlay(
             np.asarray(image[rows]), classes[rows], colours=class_colours(number)
         )
-    with replacing(_beside(target, "_overlay.png")) as path:
+    with replacing(overlay_path(target)) as path:
         Image.fromarray(painted).save(path)
 
 
 def _write_probabilities(masks, target, source):
     import tifffile
 
-    with replacing(_beside(target, "_probabilities.tif")) as path:
+    with replacing(probabilities_path(target)) as path:
         pages = np.moveaxis(masks, -1, 0)
-        tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack", **_geo(source))
+        tifffile.imwrite(path, pages, **_tiff_options(pages, source))
 
 
-def _beside(target, ending):
-    return target.with_name(target.stem + ending)
+def _tiff_options(values, source) -> dict:
+    """Arguments of `tifffile.imwrite` for an array that belongs to a picture."""
+    # With compression tifffile leaves it to the caller to know that 4 GiB end a TIFF; 32 MiB are for tags, and for noise that grows.
+    big = values.nbytes > 2**32 - 2**25
+    return {"compression": "zlib", "photometric": "minisblack", "bigtiff": big, **_geo(source)}
 
 
 def _geo(source) -> dict[str, Sequence]:

@@ -105,9 +105,24 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def to_json(value, **options) -> str:
+    """JSON that UTF-8 can hold: names of files that are not UTF-8 have surrogates, which become `\\udcXX` and are read as they were."""
+    options |= {"allow_nan": False}
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return text if _is_text(text) else json.dumps(value, **options)
+
+
+def _is_text(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_json(path: Path, value) -> None:
     """Writes a JSON file in one step; NaN and infinity are refused, since they are not JSON."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = to_json(value, indent=2) + "\n"
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 

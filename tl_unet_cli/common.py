@@ -1,7 +1,6 @@
 """What the commands share: errors and exit status, progress, what a machine reads."""
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +33,19 @@ def failures(*, usage: type[Exception] | tuple = ()) -> Iterator[None]:
         stop(error, WRONG_USAGE)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         stop(error, FAILED)
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        stop(
+            "The memory is too small for so many pixels at once: give a smaller --batch-size, or where pictures are predicted a "
+            f"smaller --tile. ({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})",
+            FAILED,
+        )
+
+
+def _is_of_memory(error):
+    """Whether it says that memory is short. TensorFlow's error is no RuntimeError, and importing it here would take seconds."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def stop(message, status: int):
@@ -52,7 +64,9 @@ def check_writable(folder: Path) -> None:
 
 def print_json(value) -> None:
     """Writes one JSON value to the standard output, without line breaks or colours of a terminal."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    from tl_unet.runs import to_json
+
+    typer.echo(to_json(value))
 
 
 def progress(unit: str) -> Progress:

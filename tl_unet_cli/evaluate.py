@@ -11,7 +11,6 @@ from tl_unet_cli.common import (
     JSON,
     LABELS,
     MODEL,
-    SIZE,
     THRESHOLD,
     TTA,
     check_writable,
@@ -55,7 +54,18 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    size: SIZE = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the report that is in the folder.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Resize images to this; a training's folder knows its own. Default for a .keras file whose model takes any size: "
+            "256, which [b]tl-unet predict[/b] does not do: it takes pictures as they are, in tiles.",
+            show_default=False,
+        ),
+    ] = None,
     labels: LABELS = None,
     class_names: Annotated[
         str | None,
@@ -83,10 +93,10 @@ def evaluate(
 
     Dice, IoU, precision, recall and accuracy over all pixels, the mean IoU and Dice of the images, and 95 % bootstrap intervals
     over the images; of several classes also the scores of each. The report's folder gets scores.json, per_image.csv (worst first),
-    per_class.csv, worst.png, confusion.png and per_class.png.
+    per_class.csv, worst.png, confusion.png and per_class.png; one that holds a report is refused without --overwrite.
     """
     from tl_unet import evaluation
-    from tl_unet.prediction_files import working_size
+    from tl_unet.prediction_plan import working_size
 
     if (images is None) != (masks is None):
         raise typer.BadParameter("--images and --masks go together.")
@@ -100,6 +110,11 @@ def evaluate(
     if images is None:
         images, masks, names = _validation(model)
     folder = output or (model if model.is_dir() else model.parent) / "evaluation"
+    if (folder / "scores.json").exists() and not overwrite:
+        raise typer.BadParameter(
+            f"{folder} holds a report, of whatever model and images: choose another folder with --output, or replace it with "
+            "--overwrite."
+        )
     with failures():
         check_writable(folder)
     with failures(), progress("images") as bar:

@@ -109,7 +109,7 @@ def _pictures(network, model, images, size, count):
     """Real pictures as the model sees them, or `None` where there are none."""
     import numpy as np
 
-    from tl_unet.pictures import find_pictures, read_resized, warn_once
+    from tl_unet.pictures import Unreadable, find_pictures, read_resized, warn_once
     from tl_unet.runs import RunFolder
 
     if images is not None:
@@ -126,7 +126,13 @@ def _pictures(network, model, images, size, count):
         return None
     chosen = paths[:: max(1, len(paths) // count)][:count]
     warn = warn_once()
-    return np.stack([read_resized(path, network, size, warn) for path in chosen]).astype("float32")
+    pictures = []
+    for path in chosen:
+        try:
+            pictures.append(read_resized(path, network, size, warn))
+        except Unreadable as error:
+            raise Unreadable(f"{path}: {error}") from error
+    return np.stack(pictures).astype("float32")
 
 
 def _compare(network, path, pictures):

@@ -54,6 +54,12 @@ def predict(
             "--probabilities", help="Write NAME_probabilities.tif too: float32, one page a class."
         ),
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace files that are there already; without, they are an error."
+        ),
+    ] = False,
     size: SIZE = None,
     tile: Annotated[
         int | None,
@@ -70,7 +76,7 @@ def predict(
         typer.Option(
             min=0,
             metavar="N",
-            help="Pixels by which tiles overlap, at most half a tile. Default: 64, or a quarter of small tiles.",
+            help="Pixels by which tiles overlap, at most half a tile; not where pictures are resized. Default: 64, or a quarter of small tiles.",
             show_default=False,
         ),
     ] = None,
@@ -83,7 +89,8 @@ def predict(
 
     Each picture gets a PNG mask of its own size in the output folder (0 and 255, or class numbers in colours); a TIFF gets a TIFF
     with the same place on the map. The model of a training's folder sees pictures resized as in the training, unless --tile is
-    given. Files that can't be read are skipped and listed at the end; the exit status is then 1.
+    given. Files that can't be read are skipped and listed at the end; the exit status is then 1. Files that are there already are
+    replaced only with --overwrite.
     """
     from tl_unet import prediction_files
 
@@ -93,8 +100,9 @@ def predict(
     network, trained = open_model(model)
     if size is None and tile is None:
         size = trained.get("size")
-    with failures(usage=ValueError):
-        prediction_files.plan_targets(pictures, output)
+    files = {"overlay": overlay, "probabilities": probabilities, "overwrite": overwrite}
+    with failures(usage=(ValueError, FileExistsError)):
+        prediction_files.plan_targets(pictures, output, **files)
         prediction_files.plan_reading(network, size, tile, overlap)
     with failures(), progress("pictures") as bar:
         task = bar.add_task("predicting", total=None)
@@ -112,8 +120,7 @@ def predict(
             batch_size=batch_size,
             augment=tta,
             threshold=threshold,
-            overlay=overlay,
-            probabilities=probabilities,
+            **files,
             progress=show,
         )
     failed = [file for file in found if file.error]

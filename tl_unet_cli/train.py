@@ -1,6 +1,7 @@
 """`tl-unet train`: from a folder of images and a folder of masks to a model."""
 
 import contextlib
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -203,17 +204,17 @@ def train(
     from tl_unet.runs import RunFolder
 
     given = {name: value for name, value in context.params.items() if name in _fields(training)}
-    with failures(usage=ValueError):
-        options = None if images is None or masks is None else _options(training, given)
-    if not resume and options is None:
-        raise typer.BadParameter("--images and --masks are needed, or --resume.")
-    if resume:
+    if not resume:
+        if images is None or masks is None:
+            raise typer.BadParameter("--images and --masks are needed, or --resume.")
+        with failures(usage=ValueError):
+            options = _options(training, given)
+    else:
         with failures(usage=FileNotFoundError):
-            stored = training.TrainingOptions.from_json(
+            options = training.TrainingOptions.from_json(
                 RunFolder(output).read_settings()["options"]
             )
-        _check_same(context, training, given, stored)
-        options = stored
+        _check_same(context, training, given, options)
     with _reporting(options, as_json) as report, failures(usage=FileExistsError):
         try:
             if resume:
@@ -246,44 +247,39 @@ def _fields(training):
 
 def _options(training, given):
     """The options of the library, from those of the command line."""
-    filters = given["decoder_filters"]
-    try:
-        filters = filters and tuple(int(part) for part in filters.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--decoder-filters {filters!r} is not N,N,...") from None
-    weights_of_classes = given["class_weights"]
-    try:
-        weights_of_classes = weights_of_classes and tuple(map(float, weights_of_classes.split(",")))
-    except ValueError:
-        raise typer.BadParameter(f"--class-weights {weights_of_classes!r} is not X,...") from None
-    optional = ("weights", "normalization", "mixed_precision")
-    changed = {name: None for name in optional if given[name] == "none"}
-    changed |= {
-        "size": parse_size(given["size"]),
-        "labels": given["labels"] and parse_labels(given["labels"]),
-        "decoder_filters": filters,
-        "class_names": parse_names(given["class_names"]),
-        "class_weights": weights_of_classes,
-    }
     weights = given["weights"]
     if weights not in ("none", "imagenet") and not Path(weights).is_file():
         raise typer.BadParameter(
             f"--weights must be imagenet, none or a file; there is no {weights}."
         )
-    return training.TrainingOptions(**(given | changed))
+    return training.TrainingOptions(**{name: _value(name, text) for name, text in given.items()})
+
+
+def _value(name, text):
+    """What an option of the command line means for the library."""
+    if name in ("weights", "normalization", "mixed_precision"):
+        return None if text == "none" else text
+    if name == "decoder_filters":
+        return _numbers(name, text, int, "N,N,...")
+    if name == "class_weights":
+        return _numbers(name, text, float, "X,...")
+    readers = {"size": parse_size, "labels": parse_labels, "class_names": parse_names}
+    return readers[name](text) if name in readers and text else text
+
+
+def _numbers(name, text, kind, form):
+    try:
+        return text and tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        flag = "--" + name.replace("_", "-")
+        raise typer.BadParameter(f"{flag} {text!r} is not {form}") from None
 
 
 def _check_same(context, training, given, stored):
     """Refuses options that would be ignored: a training is resumed with its own."""
     fields = _fields(training)
     named = [name for name in fields if context.get_parameter_source(name).name == "COMMANDLINE"]
-    if not named:
-        return
-    images, masks = stored.images, stored.masks
-    own = {"images": given["images"] or images, "masks": given["masks"] or masks}
-    with failures(usage=ValueError):
-        wanted = _options(training, given | own)
-    changed = [name for name in named if getattr(wanted, name) != getattr(stored, name)]
+    changed = [name for name in named if _differs(stored, name, _value(name, given[name]))]
     if changed:
         flags = ", ".join("--" + name.replace("_", "-") for name in changed)
         stop(
@@ -291,6 +287,15 @@ def _check_same(context, training, given, stored):
             "start a new training in another folder.",
             WRONG_USAGE,
         )
+
+
+def _differs(stored, name, value):
+    """Whether an option is another one than the stored: judged among the stored ones, not among the command line's defaults."""
+    try:
+        wanted = dataclasses.replace(stored, **{name: value})
+    except (ValueError, ImportError, OSError):  # it does not go with them, so it is none of them
+        return True
+    return getattr(wanted, name) != getattr(stored, name)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tl_unet.plotting.figures import new_figure
+from tl_unet.plotting.figures import new_figure, shown_name, verbatim
 
 _LINES = ("#1f77b4", "#d95f02")  # training, validation: apart also for the colour-blind
 
@@ -68,7 +68,7 @@ def learning_curves(
             _draw_curve(axes, history.get(key), kind, colour)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.5", linestyle=":", label=f"best epoch: {best_epoch}")
-        axes.set_title(name)
+        axes.set_title(shown_name(name), parse_math=False)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -76,7 +76,7 @@ def learning_curves(
         axes.remove()
     handles, labels = panels[0].get_legend_handles_labels()
     columns = 3 if reference else 5  # the reference's label is long
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
+    verbatim(figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9))
     if title:
         figure.suptitle(title)
     return figure

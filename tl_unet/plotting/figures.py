@@ -12,6 +12,18 @@ def new_figure(size):
     return Figure(figsize=size, layout="constrained", dpi=100)
 
 
+def shown_name(name, longest=None):
+    """A name as a figure can show it: cut if it is long, and with ? for what no font has, in names of files that are not UTF-8."""
+    name = str(name).encode("utf-8", "replace").decode()
+    return name if longest is None or len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def verbatim(texts):
+    """Shows texts, or those of a legend, as they are: in names two `$` are no formula."""
+    for text in texts.get_texts() if hasattr(texts, "get_texts") else texts:
+        text.set_parse_math(False)
+
+
 def displayable(images):
     """Images with 1, 3 or more channels as RGB in 0..1; values 0..255, or 0..1 if none is above 1."""
     if images.max() > 1:

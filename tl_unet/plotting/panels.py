@@ -3,7 +3,7 @@
 import numpy as np
 
 from tl_unet.classes import IGNORE
-from tl_unet.plotting.figures import class_colours, displayable, new_figure
+from tl_unet.plotting.figures import class_colours, displayable, new_figure, shown_name, verbatim
 from tl_unet.plotting.overlays import FALSE_ALARM, HIT, MISS, error_overlay
 
 
@@ -17,9 +17,9 @@ def prediction_panel(
             shown), values 0..255; or 0..1 if none is above 1.
         masks: array `(count, height, width)` or `(count, height, width, 1)`, the truth: 0/1 or class
             indices, 255 for ignored pixels (drawn grey); or one-hot, `(count, height, width, classes)`.
-        predictions: mapping from a column's title to an array of probabilities `(count, height, width, 1)`,
-            or `(count, height, width, classes)`, of which the most probable class is shown, in the colours
-            of `class_colours`.
+        predictions: mapping from a column's title to an array of probabilities, `(count, height, width, 1)` or
+            `(count, height, width)`; or `(count, height, width, classes)`, of which the most probable class is
+            shown, in the colours of `class_colours`.
         names: sequence of `count` str, written beside the rows. Defaults to `None`.
         threshold: float, above which a one-class prediction is shown as foreground. Defaults to `None`:
             the raw probabilities as grey values, black for 0 and white for 1.
@@ -31,8 +31,8 @@ def prediction_panel(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: if the numbers of images, masks, predictions and names differ, or `class_names` are fewer
-            than the classes shown.
+        ValueError: if the numbers of images, masks, predictions and names differ, predictions have another number of
+            axes, or `class_names` are fewer than the classes shown.
 
     Example:
 
@@ -44,6 +44,7 @@ def prediction_panel(
     6
     """
     images, masks = np.asarray(images, dtype=float), np.asarray(masks)
+    predictions = {name: _with_classes(name, np.asarray(p)) for name, p in predictions.items()}
     counts = {"masks": len(masks), **{name: len(p) for name, p in predictions.items()}}
     if names is not None:
         counts["names"] = len(names)
@@ -51,9 +52,9 @@ def prediction_panel(
     if wrong:
         raise ValueError(f"There are {len(images)} images, but {wrong}.")
 
-    shown = {name: _as_shown(np.asarray(p), threshold) for name, p in predictions.items()}
+    shown = {name: _as_shown(p, threshold) for name, p in predictions.items()}
     truth = _as_shown(masks, None)
-    of_classes = {name for name, p in predictions.items() if np.shape(p)[-1] > 1}
+    of_classes = {name for name, p in predictions.items() if p.shape[-1] > 1}
     known = [values[values != IGNORE] for values in (truth, *shown.values())]
     highest = max(int(values.max(initial=0)) for values in known)
     if of_classes or highest > 1 or class_names is not None:
@@ -68,7 +69,7 @@ def prediction_panel(
     figure = new_figure((1.35 * len(columns) + (0.9 if names else 0), 1.35 * len(images) + 0.5))
     grid = figure.subplots(len(images), len(columns), squeeze=False)
     for column, (heading, pictures) in enumerate(columns.items()):
-        grid[0, column].set_title(heading, fontsize=9)
+        grid[0, column].set_title(shown_name(heading), fontsize=9, parse_math=False)
         for axes, picture in zip(grid[:, column], pictures, strict=True):
             # Without interpolation pixels stay what they are: a plateau at 0.5 is seen as one.
             picture = np.where(picture == IGNORE, 0.5, picture) if picture.ndim == 2 else picture
@@ -78,18 +79,31 @@ def prediction_panel(
         from matplotlib.patches import Patch
 
         legend = [
-            Patch(color=colour / 255, label=name)
+            Patch(color=colour / 255, label=shown_name(name))
             for colour, name in zip(colours, class_names, strict=False)
         ]
-        figure.legend(
-            handles=legend, loc="outside lower center", ncols=min(4, len(legend)), fontsize=8
+        columns = min(4, len(legend))
+        verbatim(
+            figure.legend(handles=legend, loc="outside lower center", ncols=columns, fontsize=8)
         )
     for axes, name in zip(grid[:, 0], names if names is not None else (), strict=False):
-        label = name if len(name) <= 16 else f"{name[:15]}…"
-        axes.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+        place = {"rotation": 0, "ha": "right", "va": "center"}
+        axes.set_ylabel(shown_name(name, 16), fontsize=7, parse_math=False, **place)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _with_classes(name, prediction):
+    """Probabilities with their axis of classes, which those of one class may lack."""
+    if prediction.ndim == 3:
+        return prediction[..., None]
+    if prediction.ndim != 4:
+        raise ValueError(
+            f"Predictions must have the shape (count, height, width, classes), or (count, height, width) for one class; {name!r} "
+            f"has {prediction.shape}."
+        )
+    return prediction
 
 
 def _as_classes(masks):
@@ -153,8 +167,7 @@ def error_sheet(images, masks, predictions, *, names=None, columns=2, title=None
         image = np.asarray(image, float)
         cells[0].imshow(displayable(image))
         cells[1].imshow(error_overlay(image, mask, prediction))
-        label = name if len(name) <= 36 else f"{name[:35]}…"
-        cells[0].set_title(label, fontsize=8, loc="left")
+        cells[0].set_title(shown_name(name, 36), fontsize=8, loc="left", parse_math=False)
     for axes in grid.ravel():
         axes.axis("off")
     kinds = zip(("found", "false alarm", "missed"), (HIT, FALSE_ALARM, MISS), strict=True)

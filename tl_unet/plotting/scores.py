@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tl_unet.plotting.figures import new_figure
+from tl_unet.plotting.figures import new_figure, shown_name, verbatim
 
 
 def confusion_matrix(counts, class_names=None, *, title=None):
@@ -42,8 +42,8 @@ def confusion_matrix(counts, class_names=None, *, title=None):
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(len(names)), yticks=range(len(names)))
     turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 6 else {}
-    axes.set_xticklabels(names, **turned)
-    axes.set_yticklabels(names)
+    axes.set_xticklabels(names, parse_math=False, **turned)
+    axes.set_yticklabels(names, parse_math=False)
     if len(names) <= 16:  # more numbers than that can't be read
         for i, j in np.ndindex(shares.shape):
             colour = "white" if shares[i, j] > 55 else "black"
@@ -95,22 +95,23 @@ def class_bars(scores, class_names=None, *, title=None):
         bars = axes.barh(positions + offset, np.nan_to_num(numbers), thickness, label=name)
         labels = ["–" if np.isnan(number) else f"{number:.3f}" for number in numbers]
         axes.bar_label(bars, labels, padding=2, fontsize=8)
-    axes.set(yticks=positions, yticklabels=names, xlim=(0, 1.1))
+    axes.set(yticks=positions, xlim=(0, 1.1))
+    axes.set_yticklabels(names, parse_math=False)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if len(values) > 1:
-        figure.legend(loc="outside lower center", ncols=len(values), fontsize=9)
+        verbatim(figure.legend(loc="outside lower center", ncols=len(values), fontsize=9))
     else:
-        axes.set_xlabel(next(iter(values)))
+        axes.set_xlabel(next(iter(values)), parse_math=False)
     if title:
         figure.suptitle(title)
     return figure
 
 
 def _names(class_names, classes):
-    names = [str(name) for name in (range(classes) if class_names is None else class_names)]
+    names = [shown_name(name) for name in (range(classes) if class_names is None else class_names)]
     if len(names) != classes:
         raise ValueError(f"There are {classes} classes, but {len(names)} names.")
     return names

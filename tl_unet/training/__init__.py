@@ -110,6 +110,15 @@ def _train(run, options, names, report):
     }
 
 
+def _is_of_a_training(run):
+    """Whether `run.json` is ours: others use that name, too."""
+    try:
+        settings = run.read_settings()
+    except (ValueError, OSError):
+        return False
+    return isinstance(settings, dict) and settings.keys() >= {"options", "versions", "names"}
+
+
 def _check_empty(run):
     """Raises `FileExistsError` if the folder holds more than the beginnings of a training, which are deleted."""
     if not run.path.exists():
@@ -120,6 +129,10 @@ def _check_empty(run):
     if found and run.settings.name not in found:
         raise FileExistsError(
             f"{run.path} is not empty and holds no training ({min(found)}): choose another folder."
+        )
+    if found and not _is_of_a_training(run):
+        raise FileExistsError(
+            f"{run.settings} was not written by a training of tl-unet: choose another folder."
         )
     if found - _BEFORE_THE_FIRST_EPOCH:
         raise FileExistsError(

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -211,29 +212,40 @@ class Training:
         return max(0, frozen - epoch) * (one or 0.0) + (total - max(epoch, frozen)) * two
 
     def _draw_samples(self, model, rows):
-        try:
+        images, masks, names = self.samples
+        predictions = decide(model.predict_on_batch(images))
+        title = f"epoch {len(rows)}, validation IoU {rows[-1]['val_iou']:.3f}"
+
+        def draw():
             from tl_unet.plotting import error_sheet
 
-            images, masks, names = self.samples
-            predictions = decide(model.predict_on_batch(images))
-            title = f"epoch {len(rows)}, validation IoU {rows[-1]['val_iou']:.3f}"
-            figure = error_sheet(images, masks, predictions, names=names, title=title)
-        except ImportError:  # without matplotlib there are no pictures
-            return
-        with replacing(self.run.predictions / f"epoch-{len(rows):03d}.png") as beside:
-            figure.savefig(beside)
+            return error_sheet(images, masks, predictions, names=names, title=title)
+
+        _save_figure(self.run.predictions / f"epoch-{len(rows):03d}.png", draw)
 
     def _draw_curves(self, rows):
-        try:
+        def draw():
             from tl_unet.plotting import learning_curves
 
             history = {name: [row[name] for row in rows] for name in rows[0]}
             names = ["loss", "iou", "dice", "learning_rate"]
-            figure = learning_curves(history, names, best_epoch=best_epoch(rows))
-        except ImportError:
-            return
-        with replacing(self.run.curves) as beside:
+            return learning_curves(history, names, best_epoch=best_epoch(rows))
+
+        _save_figure(self.run.curves, draw)
+
+
+def _save_figure(path, draw):
+    """Writes the figure that a function draws. One that can't be drawn is a warning: hours of training are worth more."""
+    try:
+        figure = draw()
+        with replacing(path) as beside:
             figure.savefig(beside)
+    except ImportError:  # without matplotlib there are no pictures
+        return
+    except OSError:  # a full disk, on which the next checkpoint would fail too
+        raise
+    except Exception as error:
+        warnings.warn(f"{path} could not be drawn: {error}", stacklevel=2)
 
 
 class _Progress(keras.callbacks.Callback):

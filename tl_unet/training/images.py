@@ -118,7 +118,8 @@ def split(options) -> dict[str, list[str]]:
 
 def _digest(purpose, name) -> float:
     """A number in 0..1 that belongs to a name."""
-    digest = hashlib.sha256(f"{purpose}:{name}".encode()).digest()
+    # Names of files need not be UTF-8: what is not has surrogates here.
+    digest = hashlib.sha256(f"{purpose}:{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
