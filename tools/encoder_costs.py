@@ -13,7 +13,7 @@ clock's; use it with one core, since it adds up those of all:
 
     taskset -c 1 python tools/encoder_costs.py --clock cpu
 
-Each encoder is measured in a process of its own, since TensorFlow keeps memory of the models before: the largest takes some 20 GB. A finished row is kept in
+Each encoder is measured in a process of its own, since TensorFlow keeps memory of the models before. A finished row is kept in
 the JSON file and skipped by the next run; delete the file to measure anew.
 """
 
