@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import tiny_unet
 
 import tl_unet
+from tl_unet.layers import UpConv2D
 
 L = keras.layers
 
@@ -208,6 +209,22 @@ def test_only_the_frozen_encoder_is_folded_and_the_decoder_trains(image):
     assert len(norms(folded)) == 10
     assert len(folded.trainable_weights) == len(model.trainable_weights)
     assert_same(model, folded, image)
+
+
+def test_the_sums_of_doubling_convolutions_become_weights_unless_the_decoder_trains(image):
+    model = randomise(tiny_unet(normalization="batch", upsampling="nearest", input_skip=True))
+
+    def summed(model):
+        return [layer.summed for layer in model.layers if isinstance(layer, UpConv2D)]
+
+    assert summed(model) == 5 * [False]
+    folded = tl_unet.fold_batch_norm(model)
+    assert summed(folded) == 5 * [True]
+    assert not norms(folded)
+    assert_same(model, folded, image)
+    assert_same(model, tl_unet.fold_batch_norm(folded), image)
+    tl_unet.freeze_encoder(model)
+    assert summed(tl_unet.fold_batch_norm(model, encoder_only=True)) == 5 * [False]
 
 
 def test_a_compiled_encoder_still_runs_in_inference_mode_while_it_is_frozen(image):

@@ -1,4 +1,4 @@
-"""The layers of our own: padding, cropping, reversing."""
+"""The layers of our own: padding, cropping, reversing, convolving what is to be doubled."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tl_unet.layers import CropLike, PadToMultiple, ReverseChannels
+from tl_unet.layers import CropLike, PadToMultiple, ReverseChannels, UpConv2D, summed_kernel
 
 sides = st.integers(1, 40)
 
@@ -41,7 +41,98 @@ def test_a_minimum_that_is_no_multiple_is_refused():
         PadToMultiple(32, 48)
 
 
-@pytest.mark.parametrize("layer", [PadToMultiple(16, 48), CropLike(), ReverseChannels()])
+@pytest.mark.parametrize(
+    "layer",
+    [PadToMultiple(16, 48), CropLike(), ReverseChannels(), UpConv2D(3, False, "relu", True)],
+)
 def test_layers_come_back_from_their_config(layer):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert copy.get_config() == layer.get_config()
+
+
+def long_way(skips, coarse, filters, **options):
+    """`UpConv2D` in Keras' own layers, and its convolution."""
+    image = [keras.Input(skip.shape[1:]) for skip in skips] + [keras.Input(coarse.shape[1:])]
+    maps = [*image[:-1], keras.layers.UpSampling2D(2)(image[-1])]
+    x = keras.layers.Concatenate()(maps) if skips else maps[0]
+    conv = keras.layers.Conv2D(filters, 3, padding="same", **options)
+    return keras.Model(image, conv(x)), conv
+
+
+def random_maps(sides, channels, seed=0):
+    """Skip connections and a map of `sides`, the last of the channels."""
+    random = np.random.default_rng(seed)
+    *skips, last = channels
+    twice = [2 * side for side in sides]
+    shapes = [(2, *twice, count) for count in skips] + [(2, *sides, last)]
+    return [random.normal(size=shape).astype("float32") for shape in shapes]
+
+
+@hypothesis.given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.booleans(),
+    st.sampled_from([None, "relu"]),
+)
+@hypothesis.settings(deadline=None, max_examples=25)
+def test_a_convolution_of_what_is_doubled_equals_keras_own_layers(
+    sides, channels, bias, activation
+):
+    maps = random_maps(sides, channels)
+    layer = UpConv2D(5, bias, activation)
+    result = keras.ops.convert_to_numpy(layer(maps))
+    reference, conv = long_way(maps[:-1], maps[-1], 5, use_bias=bias, activation=activation)
+    weights = layer.get_weights()
+    if bias:  # zero at first
+        weights[1] = np.linspace(-1, 1, 5)
+        layer.set_weights(weights)
+        result = keras.ops.convert_to_numpy(layer(maps))
+    conv.set_weights(weights)
+    expected = keras.ops.convert_to_numpy(reference(maps))
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert result.shape == layer.compute_output_shape([x.shape for x in maps])
+
+    summed = UpConv2D(5, bias, activation, summed=True)
+    summed.build([x.shape for x in maps])
+    skips = weights[0].shape[2] - channels[-1]
+    sums = keras.ops.convert_to_numpy(
+        summed_kernel(keras.ops.convert_to_tensor(weights[0][:, :, skips:]))
+    )
+    summed.set_weights([sums] + [weights[0][:, :, :skips]] * (skips > 0) + weights[1:])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(summed(maps)), result, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (8, 9), (None, None)])
+def test_a_convolution_of_what_is_doubled_learns_as_keras_own_layers(sides):
+    maps = random_maps([side or 8 for side in sides], [3, 2])
+    target = np.ones((2, *maps[0].shape[1:3], 4), "float32")
+    inputs = [keras.Input((*(side and 2 * side for side in sides), 3)), keras.Input((*sides, 2))]
+    layer = UpConv2D(4)
+    model = keras.Model(inputs, layer(inputs))
+    reference, conv = long_way(maps[:1], maps[1], 4)
+    conv.set_weights(layer.get_weights())
+    for one in (model, reference):
+        one.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        one.train_on_batch(maps, target)
+    for ours, theirs in zip(layer.get_weights(), conv.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_skip_connection_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="twice the sides"):
+        UpConv2D(2)([np.zeros((1, 8, 6, 1), "float32"), np.zeros((1, 4, 4, 1), "float32")])
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_convolution_of_what_is_doubled_is_near_in_16_bits(policy):
+    if policy == "mixed_float16" and keras.config.backend() == "jax":
+        pytest.skip("XLA on CPUs has no float16 convolution")
+    maps = random_maps((8, 8), [3, 2])
+    exact, coarse = UpConv2D(4), UpConv2D(4, dtype=policy)
+    expected = keras.ops.convert_to_numpy(exact(maps))
+    coarse.build([x.shape for x in maps])
+    coarse.set_weights(exact.get_weights())
+    result = coarse(maps)
+    assert keras.backend.standardize_dtype(result.dtype) == policy.removeprefix("mixed_")
+    result = keras.ops.convert_to_numpy(keras.ops.cast(result, "float32"))
+    np.testing.assert_allclose(result, expected, atol=0.05)

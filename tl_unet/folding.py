@@ -1,7 +1,8 @@
 """Batch normalisation folded into the convolutions before it: the same function with fewer operations.
 
 In inference `BatchNormalization` multiplies and adds per channel, which the kernel and the bias of the convolution can do at no cost
-(Jacob et al. 2018, section 3.2). For prediction and export, and for the frozen encoder of a training.
+(Jacob et al. 2018, section 3.2). For prediction and export, and for the frozen encoder of a training. What `UpConv2D` adds up of its kernel in
+each step is added up once, too.
 """
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 
 from tl_unet.deep_supervision import DeeplySupervised
 from tl_unet.encoders.build import Encoder
+from tl_unet.layers import UpConv2D, summed_kernel
 from tl_unet.splitting import encoder_of
 
 _CONVOLUTIONS = (
@@ -19,6 +21,7 @@ _CONVOLUTIONS = (
     keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
     keras.layers.Dense,
+    UpConv2D,
 )
 
 
@@ -27,7 +30,8 @@ def fold_batch_norm(model, *, encoder_only=False):
 
     In float32 predictions are those of `model` to within 1e-4 of their range; 16 bits are coarser. Left as they are: normalisations behind anything else (such as
     the concatenations of DenseNet, the sums of ResNetV2, an activation or a padding), and those whose convolution has an activation, is used
-    by something else, too, or is called more than once.
+    by something else, too, or is called more than once. The sums that `tl_unet.layers.UpConv2D` makes of its kernel (in decoders with
+    `upsampling="nearest"`) become its weights; with `encoder_only=True` they don't.
 
     The copy is for prediction and export (its statistics no longer adapt), or, with `encoder_only=True`, for training the decoder
     on a frozen encoder. Its weights are its own; files of weights of `model` do not fit it, so save it as a whole (`.keras`).
@@ -37,7 +41,7 @@ def fold_batch_norm(model, *, encoder_only=False):
         encoder_only: bool, whether to fold the nested model "encoder" alone, which must be frozen. Defaults to `False`.
 
     Returns:
-        A functional `keras.Model`, not compiled, with deep supervision if `model` has it. With nothing to fold it is a plain copy.
+        A functional `keras.Model`, not compiled, with deep supervision if `model` has it. With nothing to fold or to sum it is a plain copy.
 
     Raises:
         TypeError: if `model` is neither functional nor a Sequential model that knows its input.
@@ -77,7 +81,7 @@ def fold_batch_norm(model, *, encoder_only=False):
 def _folded(model):
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs, name=model.name)
-    return _rebuilt(model, _foldable(model), inside=_folded)
+    return _rebuilt(model, _foldable(model), inside=_folded, summing=True)
 
 
 def _plain(model):
@@ -87,8 +91,11 @@ def _plain(model):
     return copy
 
 
-def _rebuilt(model, pairs, inside):
-    """A copy of a model: `pairs` (convolution to its normalisation) folded, each nested model replaced by `inside(it)`."""
+def _rebuilt(model, pairs, inside, summing=False):
+    """A copy of a model: `pairs` (convolution to its normalisation) folded, each nested model replaced by `inside(it)`.
+
+    With `summing`, `UpConv2D` layers get the sums of their kernels for weights.
+    """
     trainable = model.trainable
     if model.compiled:  # Keras would compile the copy
         ours = isinstance(model, DeeplySupervised | Encoder)
@@ -99,7 +106,7 @@ def _rebuilt(model, pairs, inside):
 
     def clone(operation):
         if id(operation) not in copies:
-            copies[id(operation)] = new = _copy(operation, pairs, inside)
+            copies[id(operation)] = new = _copy(operation, pairs, inside, summing)
             if new is not operation and not isinstance(new, keras.Model):
                 weights.append((operation, new))
         return copies[id(operation)]
@@ -110,15 +117,20 @@ def _rebuilt(model, pairs, inside):
     copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for old, new in weights:
         if old.name in pairs:
-            new.set_weights(_folded_weights(old, pairs[old.name]))
+            values = _folded_weights(old, pairs[old.name])
         elif old.name not in norms and old.weights:
-            new.set_weights(old.get_weights())
+            values = old.get_weights()
+        else:
+            continue
+        if summing and isinstance(old, UpConv2D):
+            values = _summed_weights(old, values)
+        new.set_weights(values)
     if not trainable:  # to set it to true would unfreeze what is inside
         copy.trainable = False
     return copy
 
 
-def _copy(operation, pairs, inside):
+def _copy(operation, pairs, inside, summing):
     if not isinstance(operation, keras.Layer):
         return operation  # without state, such as an addition
     if isinstance(operation, keras.Model) and getattr(operation, "inputs", None):
@@ -126,6 +138,8 @@ def _copy(operation, pairs, inside):
     config = operation.get_config()
     if operation.name in pairs:
         config["use_bias"] = True
+    if summing and isinstance(operation, UpConv2D):
+        config["summed"] = True
     return type(operation).from_config(config)
 
 
@@ -144,6 +158,17 @@ def _folded_weights(layer, norm):
     else:
         kernels[-1] = kernels[-1] * scale  # (.., in, out); a separable one's last is the pointwise
     return [*kernels, bias * scale + shift]
+
+
+def _summed_weights(layer, weights):
+    """The weights of an `UpConv2D` with the sums in place of the coarse map's part of the kernel."""
+    if layer.summed:
+        return weights
+    kernel, *bias = weights
+    skips = kernel.shape[2] - layer.channels
+    sums = summed_kernel(keras.ops.convert_to_tensor(kernel[:, :, skips:], "float32"))
+    kernels = [keras.ops.convert_to_numpy(sums), kernel[:, :, :skips]]
+    return kernels[: 2 if skips else 1] + bias
 
 
 def _foldable(model):
@@ -172,6 +197,8 @@ def _foldable(model):
 
 def _takes_norm(layer, norm):
     if type(layer) not in _CONVOLUTIONS or layer.activation is not keras.activations.linear:
+        return False
+    if getattr(layer, "summed", False):
         return False
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return False

@@ -4,6 +4,7 @@
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -120,3 +121,128 @@ class ReverseChannels(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+# Along one axis: what of the three taps of a kernel on a doubled map falls on each of the four taps of a transposed convolution with stride 2.
+_TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+_SUMS = np.kron(_TAPS, _TAPS)
+# Below so many pixels the sums cost more than they save.
+_FEW_PIXELS = 64
+
+
+@keras.saving.register_keras_serializable(package="tl_unet")
+class UpConv2D(keras.layers.Layer):
+    """A 3x3 convolution of skip connections and a coarser map that is doubled first, computed without doubling it.
+
+    The same function of the same weights as `UpSampling2D(2)` (nearest), `Concatenate()([*skips, enlarged])` and `Conv2D(filters, 3,
+    padding="same")`, to rounding. The four pixels that a coarse one becomes are equal, so the taps of the kernel that fall on the same
+    coarse pixel can be added beforehand: what remains is a transposed convolution with a 4x4 kernel and stride 2, with 16 products
+    for four pixels in place of 36. The skip connections are convolved by their part of the kernel, and both are added. Maps of fewer than
+    64 pixels, and all of them with the JAX backend, whose compiler knows no fast gradient of it on CPUs, are computed the long way.
+
+    Args:
+        filters: int, channels of the result.
+        use_bias: bool, whether a bias is added. Defaults to `True`.
+        activation: name of an activation, a callable, or `None` (linear). Defaults to `None`.
+        summed: bool, whether the weights are the sums themselves (`sums`, of shape `(4, 4, filters, coarse_channels)`) and
+            the skip connections' kernel: for prediction, as `fold_batch_norm` makes it. Defaults to `False`: a kernel as that of `Conv2D`, of shape
+            `(3, 3, skip_channels + coarse_channels, filters)`.
+        **kwargs: arguments of `keras.layers.Layer`, such as `name`.
+
+    Call arguments:
+        maps: list of tensors: any number of skip connections `(batch, 2 * height, 2 * width, channels_i)`, then the coarse map
+            `(batch, height, width, channels)`.
+
+    Returns:
+        A tensor of shape `(batch, 2 * height, 2 * width, filters)` and the layer's compute dtype.
+
+    Raises:
+        ValueError: when it is built, if the skip connections are known not to have twice the sides of the last map.
+
+    Example:
+
+    >>> import numpy as np, tl_unet.layers
+    >>> skip, coarse = np.ones((1, 16, 16, 3), "float32"), np.ones((1, 8, 8, 5), "float32")
+    >>> layer = tl_unet.layers.UpConv2D(4)
+    >>> layer([skip, coarse]).shape == (1, 16, 16, 4)
+    True
+    >>> layer.kernel.shape == (3, 3, 8, 4)
+    True
+
+    Reference:
+        - [Shi et al., Is the deconvolution layer the same as a convolutional layer?, 2016](https://arxiv.org/abs/1609.07009): convolutions at
+          the coarse resolution that equal those of enlarged maps
+    """
+
+    def __init__(self, filters, use_bias=True, activation=None, summed=False, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.use_bias = use_bias
+        self.activation = keras.activations.get(activation)
+        self.summed = summed
+
+    def build(self, input_shape):
+        *skips, coarse = input_shape
+        for skip in skips:
+            pairs = zip(skip[1:3], coarse[1:3], strict=True)
+            if any(None not in pair and pair[0] != 2 * pair[1] for pair in pairs):
+                raise ValueError(
+                    f"The skip connections must have twice the sides of the last map; received shapes {input_shape}."
+                )
+        self.channels = coarse[-1]
+        seen = sum(skip[-1] for skip in skips)
+        if self.summed:
+            shape = (4, 4, self.filters, self.channels)
+            self.sums = self.add_weight(shape=shape, initializer="glorot_uniform", name="sums")
+        if seen or not self.summed:
+            shape = (3, 3, seen if self.summed else seen + self.channels, self.filters)
+            self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+
+    def call(self, maps):
+        *skips, coarse = maps
+        _, height, width, _ = coarse.shape
+        few = None not in (height, width) and height * width < _FEW_PIXELS
+        if (few or keras.config.backend() == "jax") and not self.summed:
+            skips = [*skips, ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)]
+            x = 0
+        else:
+            sums = self.sums if self.summed else summed_kernel(self.kernel[:, :, -self.channels :])
+            x = ops.conv_transpose(coarse, sums, 2, "same", data_format="channels_last")
+        if skips:
+            joined = ops.concatenate(skips, axis=-1) if len(skips) > 1 else skips[0]
+            kernel = self.kernel[:, :, : joined.shape[-1]]
+            x = x + ops.conv(joined, kernel, 1, "same", data_format="channels_last")
+        if self.use_bias:
+            x = x + self.bias
+        return self.activation(x)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape[-1]
+        sides = (None if side is None else 2 * side for side in (height, width))
+        return (batch, *sides, self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "use_bias": self.use_bias,
+            "activation": keras.activations.serialize(self.activation),
+            "summed": self.summed,
+        }
+
+
+def summed_kernel(kernel):
+    """The kernel of the transposed convolution that does to a map what a 3x3 convolution does to the doubled map.
+
+    Args:
+        kernel: tensor `(3, 3, channels, filters)`.
+
+    Returns:
+        Tensor `(4, 4, filters, channels)` of its dtype.
+    """
+    _, _, channels, filters = kernel.shape
+    taps = ops.reshape(ops.transpose(kernel, (0, 1, 3, 2)), (9, -1))
+    sums = ops.matmul(ops.cast(_SUMS, taps.dtype), taps)
+    return ops.reshape(sums, (4, 4, filters, channels))

@@ -2,7 +2,7 @@
 
 import keras
 
-from tl_unet.decoders.blocks import convolve, drop, normalize, upsample
+from tl_unet.decoders.blocks import convolve, drop, enlarge, normalize, upsample
 
 _WITHOUT_SKIP = 32  # channels of LinkNet's last block, at full resolution
 
@@ -57,7 +57,7 @@ def _linknet_block(x, filters, upsampling, normalization, stage):
             x = normalize(x, normalization, name=f"{up}_norm")
         x = keras.layers.ReLU(name=f"{up}_relu")(x)
     else:
-        x = upsample(x, narrow, upsampling, name=up)
+        x = enlarge(x, narrow, upsampling, stage)
         x = convolve(x, narrow, normalization, name=f"{stage}_conv2")
     return convolve(x, filters, normalization, name=f"{stage}_conv3", kernel=1)
 

@@ -1,9 +1,13 @@
 """What the decoders are made of: convolution, enlarging, joining, dropout, so that an option means the same in each of them."""
 
+import dataclasses
 import functools
 import math
+from typing import Any
 
 import keras
+
+from tl_unet.layers import UpConv2D
 
 UPSAMPLING = ("transpose", "nearest", "bilinear")
 NORMALIZATION = {
@@ -21,22 +25,62 @@ def upsample(x, filters, method, name, factor=2):
     return keras.layers.UpSampling2D(factor, interpolation=method, name=name)(x)
 
 
+@dataclasses.dataclass(frozen=True)
+class Enlarged:
+    """A map that is to be doubled and set behind skip connections of twice its sides: not yet done, as a 3x3 convolution need not.
+
+    Args:
+        coarse: tensor, the map.
+        stage: str, the first part of the layers' names.
+        skips: tuple of tensors.
+    """
+
+    coarse: Any
+    stage: str
+    skips: tuple = ()
+
+    def tensor(self):
+        """The maps together, for what is no 3x3 convolution."""
+        x = upsample(self.coarse, None, "nearest", name=f"{self.stage}_upsample")
+        return concatenate([*self.skips, x], self.stage)
+
+
+def enlarge(x, filters, method, stage, factor=2):
+    """`upsample`, put off where `convolve` or `join` can do better: returns a tensor or an `Enlarged`."""
+    if method == "nearest" and factor == 2:
+        return Enlarged(x, stage)
+    return upsample(x, filters, method, name=f"{stage}_upsample", factor=factor)
+
+
+def as_tensor(x):
+    """A tensor as it is, an `Enlarged` map as a tensor."""
+    return x.tensor() if isinstance(x, Enlarged) else x
+
+
+def concatenate(maps, stage):
+    """Concatenates maps, if there are several."""
+    return keras.layers.Concatenate(name=f"{stage}_concatenate")(maps) if len(maps) > 1 else maps[0]
+
+
 def convolve(x, filters, normalization, name, *, kernel=3, dilation=1, relu=True):
-    """Convolution, normalisation or a bias, ReLU.
+    """Convolution, normalisation or a bias, ReLU, of a tensor or an `Enlarged` map.
 
     The kernels start as Keras' do (Glorot and Bengio 2010): He's, which keep the scale, would carry that of a backbone's features,
     up to hundreds, to the logits, and a saturated sigmoid learns slowly.
     """
-    x = keras.layers.Conv2D(
-        filters,
-        kernel,
-        padding="same",
-        dilation_rate=dilation,
+    options = {
         # Normalisation subtracts the mean: a bias before it would do nothing.
-        use_bias=normalization is None,
-        activation="relu" if relu and normalization is None else None,
-        name=name,
-    )(x)
+        "use_bias": normalization is None,
+        "activation": "relu" if relu and normalization is None else None,
+        "name": name,
+    }
+    if isinstance(x, Enlarged) and kernel == 3 and dilation == 1:
+        x = UpConv2D(filters, **options)([*x.skips, x.coarse])
+    else:
+        conv = keras.layers.Conv2D(
+            filters, kernel, padding="same", dilation_rate=dilation, **options
+        )
+        x = conv(as_tensor(x))
     if normalization is None:
         return x
     x = normalize(x, normalization, name=f"{name}_norm")
@@ -56,14 +100,18 @@ def convolve_twice(x, filters, normalization, stage):
     return x
 
 
-def join(x, skip, stage, *, coarse=None):
-    """Concatenates a skip connection and the map that comes from below, as the U-Net does."""
-    return keras.layers.Concatenate(name=f"{stage}_concatenate")([skip, x])
+def join(x, skips, stage):
+    """Sets the map that comes from below behind the skip connections, as the U-Net does: a tensor, or an `Enlarged` map."""
+    if isinstance(x, Enlarged):
+        return dataclasses.replace(x, skips=(*skips, *x.skips))
+    return concatenate([*skips, x], stage)
 
 
 def drop(x, rate, stage):
     """Spatial dropout: whole channels."""
-    return keras.layers.SpatialDropout2D(rate, name=f"{stage}_dropout")(x) if rate else x
+    if not rate:
+        return x
+    return keras.layers.SpatialDropout2D(rate, name=f"{stage}_dropout")(as_tensor(x))
 
 
 def expand(
@@ -73,11 +121,11 @@ def expand(
     upsampling,
     normalization,
     dropout,
-    merge=join,
+    gate=None,
     refine=convolve_twice,
     first=1,
 ):
-    """The way up that U-Net-like decoders share: enlarge, merge with the skip connection, refine.
+    """The way up that U-Net-like decoders share: enlarge, concatenate with the skip connection, refine.
 
     Args:
         features: list of tensors or `None`, as every decoder gets it; the last is the bridge.
@@ -85,9 +133,9 @@ def expand(
         upsampling: `"transpose"`, `"nearest"` or `"bilinear"`.
         normalization: `None`, `"batch"`, `"group"` or `"layer"`.
         dropout: float, rate of spatial dropout on what enters `refine`.
-        merge: function `merge(x, skip, stage, *, coarse)` of the enlarged map, the skip connection, the stage's name and the map
-            before it was enlarged. Not called where there is no skip connection. Defaults to concatenation.
-        refine: function `refine(x, filters, normalization, stage)`. Defaults to two 3x3 convolutions.
+        gate: function `gate(skip, coarse, stage)` of a skip connection, the map from below before it is enlarged, and the stage's
+            name, that returns what is concatenated. Not called where there is no skip connection. Defaults to `None`: the skip connection.
+        refine: function `refine(x, filters, normalization, stage)`, `x` as `convolve` takes it. Defaults to two 3x3 convolutions.
         first: int, the number of the first stage, for the layers' names. Defaults to 1.
 
     Returns:
@@ -97,9 +145,9 @@ def expand(
     for i, (skip, width) in enumerate(zip(reversed(skips), filters, strict=True), first):
         stage = f"decoder_stage{i}"
         coarse = x
-        x = upsample(coarse, width, upsampling, name=f"{stage}_upsample")
+        x = enlarge(coarse, width, upsampling, stage)
         if skip is not None:
-            x = merge(x, skip, stage, coarse=coarse)
+            x = join(x, [gate(skip, coarse, stage) if gate else skip], stage)
         x = drop(x, dropout, stage)
         x = refine(x, width, normalization, stage)
     return x

@@ -6,7 +6,15 @@ U-Net follow. Every node is a possible output: both return the final map and, be
 
 import keras
 
-from tl_unet.decoders.blocks import convolve, convolve_twice, drop, expand, upsample
+from tl_unet.decoders.blocks import (
+    concatenate,
+    convolve,
+    convolve_twice,
+    drop,
+    enlarge,
+    expand,
+    join,
+)
 
 
 def unetplusplus_decoder(features, filters, *, upsampling, normalization, dropout):
@@ -38,9 +46,8 @@ def unetplusplus_decoder(features, filters, *, upsampling, normalization, dropou
             inputs = [nodes[i, k] for k in range(j) if (i, k) in nodes]
             # The encoder may have no map at the next stride: then the next coarser one it has.
             below = next(k for k in range(i + 1, bridge + 1) if (k, j - 1) in nodes)
-            up, factor = f"{name}_upsample", 2 ** (below - i)
-            x = upsample(nodes[below, j - 1], width, upsampling, name=up, factor=factor)
-            x = _concatenate([*inputs, x], name)
+            x = enlarge(nodes[below, j - 1], width, upsampling, name, factor=2 ** (below - i))
+            x = join(x, inputs, name)
             nodes[i, j] = convolve_twice(drop(x, dropout, name), width, normalization, name)
     last, *others = (nodes[finest, j] for j in range(bridge - finest, 0, -1))
     return [_to_full_size(last, finest, filters, options), *others]
@@ -79,10 +86,9 @@ def unet3plus_decoder(features, filters, *, upsampling, normalization, dropout):
             if k < i:
                 x = keras.layers.MaxPooling2D(2 ** (i - k), name=f"{name}_{source}_pool")(x)
             elif k > i:
-                up = f"{name}_{source}_upsample"
-                x = upsample(x, width, upsampling, name=up, factor=2 ** (k - i))
+                x = enlarge(x, width, upsampling, f"{name}_{source}", factor=2 ** (k - i))
             given.append(convolve(x, width, normalization, name=f"{name}_{source}_conv"))
-        x = drop(_concatenate(given, name), dropout, name)
+        x = drop(concatenate(given, name), dropout, name)
         decoded[i] = convolve(x, x.shape[-1], normalization, name=f"{name}_conv")
     coarser = [decoded[i] for i in range(finest + 1, bridge)]
     return [_to_full_size(decoded[finest], finest, filters, options), *coarser]
@@ -90,10 +96,6 @@ def unet3plus_decoder(features, filters, *, upsampling, normalization, dropout):
 
 def _finest(features):
     return next(i for i, x in enumerate(features) if x is not None)
-
-
-def _concatenate(maps, name):
-    return keras.layers.Concatenate(name=f"{name}_concatenate")(maps) if len(maps) > 1 else maps[0]
 
 
 def _to_full_size(x, level, filters, options):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tl_unet.decoders.blocks import convolve, convolve_twice, expand, join
+from tl_unet.decoders.blocks import as_tensor, convolve, convolve_twice, expand
 
 
 def unet_decoder(features, filters, *, upsampling, normalization, dropout):
@@ -48,7 +48,7 @@ def residual_decoder(features, filters, *, upsampling, normalization, dropout):
 
 
 def _residual_block(x, filters, normalization, stage):
-    shortcut = x
+    x = shortcut = as_tensor(x)  # the shortcut needs it, too
     if x.shape[-1] != filters:
         shortcut = convolve(
             x, filters, normalization, name=f"{stage}_shortcut", kernel=1, relu=False
@@ -118,8 +118,8 @@ def attention_decoder(features, filters, *, upsampling, normalization, dropout):
         )
     finest = skips[0]
 
-    def merge(x, skip, stage, *, coarse):
-        return join(x, skip if skip is finest else _gated(skip, coarse, stage), stage)
+    def gate(skip, coarse, stage):
+        return skip if skip is finest else _gated(skip, coarse, stage)
 
     return expand(
         features,
@@ -127,7 +127,7 @@ def attention_decoder(features, filters, *, upsampling, normalization, dropout):
         upsampling=upsampling,
         normalization=normalization,
         dropout=dropout,
-        merge=merge,
+        gate=gate,
     )
 
 
