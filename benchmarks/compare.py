@@ -120,8 +120,8 @@ def measure(work, encoder, arguments, found, missing):
                 results[contestant.name] = {"error": missing[contestant.environment]}
         chosen = [c for c in chosen if c.name not in results]
         if work == "start":
-            # Each round begins every process anew.
-            for _ in range(arguments.rounds):
+            # Each round begins every process anew, for many seconds.
+            for _ in range(min(arguments.rounds, 5)):
                 for contestant in chosen:
                     child = start(contestant, work)
                     said = child.answer()
@@ -197,7 +197,9 @@ def parse(argv=None):
     libraries = sorted({c.library for row in WORK.values() for c in row.contestants})
     parser.add_argument("--libraries", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY",
                         help=f"of {', '.join(libraries)}; default: all")  # fmt: skip
-    parser.add_argument("--rounds", type=int, help="turns of each contestant; default: 15")
+    parser.add_argument(
+        "--rounds", type=int, help="turns of each contestant; default: 15, at most 5 of starts"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of each library; default: 2")
     parser.add_argument(
         "--quick",

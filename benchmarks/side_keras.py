@@ -68,6 +68,7 @@ def _tl_unet(encoder, size):
         decoder_filters=FILTERS[: spec.stride.bit_length() - 1],
         upsampling="nearest",
         normalization="batch",
+        normalize_features=False,  # the peers pass VGG's maps on as they are
     )
 
 

@@ -48,7 +48,7 @@ def main():
                 call()
         answer(ready=True, **facts)
     except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        answer(error=f"{type(error).__name__}: {error}".splitlines()[0][:100])
         return
     for line in sys.stdin:
         calls = int(line)

@@ -126,8 +126,6 @@ class ReverseChannels(keras.layers.Layer):
 # Along one axis: what of the three taps of a kernel on a doubled map falls on each of the four taps of a transposed convolution with stride 2.
 _TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 _SUMS = np.kron(_TAPS, _TAPS)
-# Below so many pixels the sums cost more than they save.
-_FEW_PIXELS = 64
 
 
 @keras.saving.register_keras_serializable(package="tl_unet")
@@ -137,8 +135,8 @@ class UpConv2D(keras.layers.Layer):
     The same function of the same weights as `UpSampling2D(2)` (nearest), `Concatenate()([*skips, enlarged])` and `Conv2D(filters, 3,
     padding="same")`, to rounding. The four pixels that a coarse one becomes are equal, so the taps of the kernel that fall on the same
     coarse pixel can be added beforehand: what remains is a transposed convolution with a 4x4 kernel and stride 2, with 16 products
-    for four pixels in place of 36. The skip connections are convolved by their part of the kernel, and both are added. Maps of fewer than
-    64 pixels, and all of them with the JAX backend, whose compiler knows no fast gradient of it on CPUs, are computed the long way.
+    for four pixels in place of 36. The skip connections are convolved by their part of the kernel, and both are added. With the JAX
+    backend, whose compiler knows no fast gradient of it on CPUs, it is computed the long way.
 
     Args:
         filters: int, channels of the result.
@@ -202,21 +200,21 @@ class UpConv2D(keras.layers.Layer):
 
     def call(self, maps):
         *skips, coarse = maps
-        _, height, width, _ = coarse.shape
-        few = None not in (height, width) and height * width < _FEW_PIXELS
-        if (few or keras.config.backend() == "jax") and not self.summed:
-            skips = [*skips, ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)]
-            x = 0
+        if self.summed:
+            sums, kernel = self.sums, self.kernel if skips else None
+        elif keras.config.backend() == "jax":
+            enlarged = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
+            return self._finish(_convolve([*skips, enlarged], self.kernel))
         else:
-            sums = self.sums if self.summed else summed_kernel(self.kernel[:, :, -self.channels :])
-            x = ops.conv_transpose(coarse, sums, 2, "same", data_format="channels_last")
-        if skips:
-            joined = ops.concatenate(skips, axis=-1) if len(skips) > 1 else skips[0]
-            kernel = self.kernel[:, :, : joined.shape[-1]]
-            x = x + ops.conv(joined, kernel, 1, "same", data_format="channels_last")
-        if self.use_bias:
-            x = x + self.bias
-        return self.activation(x)
+            # One split, as the gradient of two slices is slower.
+            seen = sum(skip.shape[-1] for skip in skips)
+            kernel, of_coarse = ops.split(self.kernel, [seen], axis=2)
+            sums = summed_kernel(of_coarse)
+        x = ops.conv_transpose(coarse, sums, 2, "same", data_format="channels_last")
+        return self._finish(x + _convolve(skips, kernel) if skips else x)
+
+    def _finish(self, x):
+        return self.activation(x + self.bias if self.use_bias else x)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape[-1]
@@ -231,6 +229,11 @@ class UpConv2D(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "summed": self.summed,
         }
+
+
+def _convolve(maps, kernel):
+    joined = ops.concatenate(maps, axis=-1) if len(maps) > 1 else maps[0]
+    return ops.conv(joined, kernel, 1, "same", data_format="channels_last")
 
 
 def summed_kernel(kernel):
