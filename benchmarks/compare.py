@@ -5,12 +5,17 @@
     python benchmarks/compare.py --quick                              # a try: small pictures, few repeats; no result
     python benchmarks/compare.py --list                               # the cells, and which are measured
 
+A table of all ratios stands first: tl_unet as built, and its fastest way, over the fastest of the peers.
+
 Peers: segmentation_models.pytorch (eager, in channels_last, through torch.compile), segmodels_keras and medicai. Their environments are made with pip where
 they are missing; the first takes 5 GB of disk. For each cell (a work and an encoder) every contestant gets a child process, and these take turns:
 one after another runs for some tenths of a second while the rest waits, again and again, so that a machine that slows down slows all. The time is the
 median over the rounds; the ratio is that of tl-unet's time to the other's in the same round, also with its quartiles. Each round also
 times a product of matrices: the processor's peak, of which a contestant's share is given (operations are counted by TensorFlow's profiler on
 tl-unet's graph; a backward pass counts twice the forward one).
+
+tl_unet's other ways: with batch normalisation folded, of the frozen encoder in training and of the whole model in prediction ("folded"); the decoder alone on
+features of a cache ("cached"); and as built but for `UpConv2D`, in Keras' own layers ("enlarged first").
 
 The same on each side: weights are random, decoder filters 256, 128, 64, 32, 16, batch normalisation, nearest up-sampling, a 1x1 head, Adam, binary cross-entropy,
 float32. For this vgg16 is without its map of full size, and densenet121 and mobilenetv2 are tapped where the peer does. (ResNet50 has biases in its convolutions in Keras,
@@ -165,6 +170,18 @@ def measure(work, encoder, arguments, found, missing):
     }
 
 
+def processor():
+    """The processor's name and, as such names say little, the numbers of its family and model."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    known = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    if "model name" not in known:
+        return platform.processor() or platform.machine()
+    return f"{known['model name']} (family {known.get('cpu family', '?')}, model {known.get('model', '?')})"
+
+
 def machine(arguments, found):
     """What the results depend on."""
     versions = {}
@@ -176,7 +193,7 @@ def machine(arguments, found):
         packages = {row["name"].lower().replace("_", "-"): row["version"] for row in rows}
         versions[name or "tl_unet"] = {p: v for p, v in packages.items() if p in report.PACKAGES}
     return {
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "platform": f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}",
         "threads": arguments.threads,
         "quick": arguments.quick,
         "rounds": arguments.rounds,

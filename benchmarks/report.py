@@ -65,6 +65,42 @@ def rows(cell):
         yield [name, f"{1000 * median:.1f}", ratio, memory, share, parameters]
 
 
+def fastest(contestants, ours):
+    """Name and seconds of the fastest of tl_unet's ways (`ours`) or of the others; `None` if none was measured."""
+    found = {
+        name: entry["seconds"]
+        for name, entry in contestants.items()
+        if entry.get("seconds") and name.startswith(OURS.library) == ours
+    }
+    return min(found.items(), key=lambda item: statistics.median(item[1]), default=None)
+
+
+def summary(document):
+    """Lines of a table of ratios: tl_unet as built, and its best way, over the fastest of the others."""
+    cells = [cell for cell in document["cells"].values() if cell["settings"]["encoder"]]
+    encoders = list(dict.fromkeys(cell["settings"]["encoder"] for cell in cells))
+    found, variants = {}, set()
+    for cell in cells:
+        plain = cell["contestants"].get(OURS.name, {}).get("seconds")
+        best, other = (fastest(cell["contestants"], ours) for ours in (True, False))
+        if not plain or not other:
+            continue
+        work, encoder = cell["work"], cell["settings"]["encoder"]
+        found[work, "as built", encoder] = f"{ratios(plain, other[1])[0]:.2f} ({other[0]})"
+        if any(c.library == OURS.library for c in WORK[work].contestants[1:]):
+            way = f"{best[0].partition(', ')[2] or 'as built'}; {other[0]}"
+            found[work, "best way", encoder] = f"{ratios(best[1], other[1])[0]:.2f} ({way})"
+            variants.add(work)
+    lines = [f"| | {' | '.join(encoders)} |", f"| --- |{' ---: |' * len(encoders)}"]
+    for work, row in WORK.items():
+        for how in ("as built", "best way")[: 2 if work in variants else 1]:
+            values = [found.get((work, how, encoder), "") for encoder in encoders]
+            if any(values):
+                title = f"{row.title}, {how}" if work in variants else row.title
+                lines.append(f"| {title} | {' | '.join(values)} |")
+    return lines if found else []
+
+
 def text(document):
     """The whole table as Markdown, ready to be included in a page."""
     about = document["machine"]
@@ -77,6 +113,7 @@ def text(document):
     ]
     if about["quick"]:
         lines += ["**A quick try on small pictures: no result.**", ""]
+    lines += [*summary(document), ""]
     for cell in document["cells"].values():
         row, settings = WORK[cell["work"]], cell["settings"]
         encoder = f", {settings['encoder']}" if settings["encoder"] else ""

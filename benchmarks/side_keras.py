@@ -43,6 +43,8 @@ def prepare(task):
     if task["work"] == "data":
         return _pipeline(task), {}
     model = _BUILD[task["library"]](task["encoder"], task["size"])
+    if task["variant"] == "enlarged first":
+        model = _enlarged_first(model)
     if task["work"] == "start":
         return lambda: None, {"parameters": model.count_params()}
     facts = {"parameters": model.count_params()}
@@ -70,6 +72,23 @@ def _tl_unet(encoder, size):
         normalization="batch",
         normalize_features=False,  # the peers pass VGG's maps on as they are
     )
+
+
+def _enlarged_first(model):
+    """The same network in Keras' own layers: maps are enlarged and concatenated, then convolved. What `UpConv2D` is worth."""
+    import keras
+
+    import tl_unet.layers
+
+    def call(layer, *args, **options):
+        if not isinstance(layer, tl_unet.layers.UpConv2D):
+            return layer(*args, **options)
+        *skips, coarse = args[0]
+        x = keras.layers.UpSampling2D(2, interpolation="nearest")(coarse)
+        x = keras.layers.Concatenate()([*skips, x]) if skips else x
+        return keras.layers.Conv2D(layer.filters, 3, padding="same", use_bias=layer.use_bias)(x)
+
+    return keras.models.clone_model(model, call_function=call)
 
 
 def _segmodels_keras(encoder, size):

@@ -4,6 +4,7 @@ import json
 
 import compare
 import contestants
+import keras
 import pytest
 import report
 import side_keras
@@ -46,6 +47,26 @@ def test_the_table_has_medians_ratios_memory_and_shares():
     assert "| smp | 400.0 | 0.50 (0.50 to 0.50) | 2.00 |  | 3.00 |" in text
     assert "no result" not in text
     assert "no result" in report.text(document(quick=True, tl_unet=[1.0]))
+
+
+def test_the_first_table_compares_with_the_fastest_of_the_others():
+    found = document(**{
+        "tl_unet": [0.4, 0.4],
+        "tl_unet, folded": [0.2, 0.2],
+        "smp": [0.8, 0.8],
+        "smp, compile": [0.5, 0.5],
+    })  # fmt: skip
+    other = document(tl_unet=[0.3])["cells"]["latency vgg16"]
+    found["cells"]["latency resnet50"] = other | {
+        "settings": other["settings"] | {"encoder": "resnet50"}
+    }
+    lines = report.summary(found)
+    assert lines[0] == "| | vgg16 | resnet50 |"
+    assert lines[2:] == [
+        "| prediction, as built | 0.80 (smp, compile) |  |",
+        "| prediction, best way | 0.40 (folded; smp, compile) |  |",
+    ]
+    assert report.summary(document(smp=[1.0])) == []
 
 
 def test_a_failure_is_in_the_table_with_its_reason():
@@ -94,7 +115,13 @@ def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
 def test_our_side_has_the_architecture_of_the_peer(encoder):
     # Counted in segmentation_models.pytorch 0.6.0, with the statistics of BatchNorm.
     parameters = {"densenet121": 13_693_137, "mobilenetv2": 6_664_913}
-    assert side_keras._tl_unet(encoder, 64).count_params() == parameters[encoder]
+    model = side_keras._tl_unet(encoder, 64)
+    assert model.count_params() == parameters[encoder]
+    plain = side_keras._enlarged_first(model)
+    assert plain.count_params() == parameters[encoder]
+    kinds = {type(layer) for layer in plain.layers}
+    assert keras.layers.UpSampling2D in kinds
+    assert not any(kind.__module__.startswith("tl_unet.layers") for kind in kinds)
 
 
 @pytest.mark.slow
