@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from tl_unet.argument_checks import is_whole
 from tl_unet.feature_batches import is_endless, iterate_py_dataset
 from tl_unet.freezing import inner_layers
-from tl_unet.input_checks import is_whole
 
 
 def update_batch_norm(model, data, *, batch_size=16, batches=None):

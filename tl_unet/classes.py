@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from tl_unet.argument_checks import check_number, is_whole
 from tl_unet.deep_supervision import AuxiliaryMasks
-from tl_unet.input_checks import check_number, is_whole
 
 IGNORE = 255
 """The mask value of pixels that losses and scores leave out (`ignore_index`), here and in `tl_unet.data`."""

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from tl_unet.argument_checks import check_choice, check_number
 from tl_unet.input_checks import (
-    check_choice,
     check_ignore_index_fits,
     check_mask_values,
-    check_number,
     check_probabilities,
     check_shapes,
     impossible_values,

@@ -5,7 +5,7 @@ Public as `tl_unet.losses.CrossentropyLoss` and `FocalLoss`; they stand here bec
 
 from keras import ops
 
-from tl_unet.input_checks import check_number, registered
+from tl_unet.argument_checks import check_number, registered
 from tl_unet.loss_base import SegmentationLoss
 
 

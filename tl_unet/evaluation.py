@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tl_unet.argument_checks import check_class_count, check_class_names
 from tl_unet.classes import IGNORE, check_decidable, decide
 from tl_unet.inference import predict_augmented
-from tl_unet.input_checks import check_class_count, check_class_names
 from tl_unet.runs import replacing, write_json
 
 _RESAMPLES = 2000

@@ -7,7 +7,7 @@ import numbers
 
 import keras
 
-from tl_unet.input_checks import is_whole
+from tl_unet.argument_checks import is_whole
 
 
 def freeze_encoder(model):

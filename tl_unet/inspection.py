@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tl_unet.input_checks import is_whole
+from tl_unet.argument_checks import is_whole
 
 # A model's graph is taken apart once: doing it for every image would cost time and leave nodes on the layers each time.
 _GRAPHS = weakref.WeakKeyDictionary()

@@ -7,16 +7,16 @@ Subclass `SegmentationLoss` for a loss of your own over the same masks and predi
 import keras
 from keras import ops
 
-from tl_unet.counts import read_pixels, with_background
-from tl_unet.input_checks import (
+from tl_unet.argument_checks import (
     check_choice,
     check_class_count,
     check_class_weights,
     check_ignore_index,
     check_number,
     registered,
-    split_sample_weight,
 )
+from tl_unet.counts import read_pixels, with_background
+from tl_unet.input_checks import split_sample_weight
 
 
 class LossArithmetic:

@@ -7,9 +7,9 @@ policy, and check what they are given.
 
 from keras import ops
 
+from tl_unet.argument_checks import check_number, registered
 from tl_unet.counts import count_pixels, tversky_index
 from tl_unet.crossentropy import CrossentropyLoss, FocalLoss
-from tl_unet.input_checks import check_number, registered
 from tl_unet.loss_base import LossSum, SegmentationLoss
 from tl_unet.lovasz import LovaszLoss
 

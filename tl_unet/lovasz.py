@@ -5,7 +5,7 @@ Public as `tl_unet.losses.LovaszLoss`; it stands alone here because it does not 
 
 from keras import ops
 
-from tl_unet.input_checks import registered
+from tl_unet.argument_checks import registered
 from tl_unet.loss_base import SegmentationLoss
 
 

@@ -9,16 +9,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from tl_unet.counts import Counts, confusion_counts, tversky_index
-from tl_unet.input_checks import (
+from tl_unet.argument_checks import (
     check_choice,
     check_class_count,
     check_class_names,
     check_ignore_index,
     check_number,
     registered,
-    split_sample_weight,
 )
+from tl_unet.counts import Counts, confusion_counts, tversky_index
+from tl_unet.input_checks import split_sample_weight
 
 # Float32 counts single pixels up to 2**24 only, and an int64 is not to be had on every backend. So a sum is
 # kept in two variables: what is below this number, and how often this number was reached.

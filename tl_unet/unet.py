@@ -6,6 +6,7 @@ import warnings
 
 import keras
 
+from tl_unet.argument_checks import is_whole
 from tl_unet.decoders import NORMALIZATION, get_decoder_spec, list_decoders, resolve_decoder
 from tl_unet.decoders.blocks import normalize
 from tl_unet.decoders.bridges import BRIDGES
@@ -14,7 +15,6 @@ from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolv
 from tl_unet.encoders.hub import ASSUMED, has_pyramid
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
 from tl_unet.freezing import inner_layers
-from tl_unet.input_checks import is_whole
 from tl_unet.layers import CropLike, PadToMultiple
 
 

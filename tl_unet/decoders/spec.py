@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import keras
 
+from tl_unet.argument_checks import is_whole
 from tl_unet.decoders.blocks import UPSAMPLING
-from tl_unet.input_checks import is_whole
 
 DEFAULT_FILTERS = (512, 256, 128, 64, 32)
 

@@ -9,7 +9,7 @@ import math
 
 import keras
 
-from tl_unet.input_checks import check_number
+from tl_unet.argument_checks import check_number
 from tl_unet.layers import ReverseChannels
 
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

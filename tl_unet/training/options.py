@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from functools import reduce
 
+from tl_unet.argument_checks import check_class_count, check_class_names, check_class_weights
 from tl_unet.classes import IGNORE
 from tl_unet.decoders import DEFAULT_FILTERS, NORMALIZATION, get_decoder_spec
 from tl_unet.encoders.build import resolve_encoder
 from tl_unet.encoders.hub import PREFIX, preset_of
-from tl_unet.input_checks import check_class_count, check_class_names, check_class_weights
 from tl_unet.losses import CrossentropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
 
 PRECISIONS = ("bfloat16", "float16")
