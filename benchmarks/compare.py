@@ -5,7 +5,7 @@
     python benchmarks/compare.py --quick                              # a try: small pictures, few repeats; no result
     python benchmarks/compare.py --list                               # the cells, and which are measured
 
-A table of all ratios stands first: tl_unet as built, and its fastest way, over the fastest of the peers.
+Beside the tables of all times (.md) stands one of ratios (-ratios.md): tl_unet as built, and its fastest way, over the fastest of the peers whose network has as many parameters.
 
 Peers: segmentation_models.pytorch (eager, in channels_last, through torch.compile), segmodels_keras and medicai. Their environments are made with pip where
 they are missing; the first takes 5 GB of disk. For each cell (a work and an encoder) every contestant gets a child process, and these take turns:
@@ -26,6 +26,7 @@ A measured cell is kept in the JSON file and skipped by the next run; an interru
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -79,7 +80,8 @@ class Child:
 
     def close(self):
         """End it."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
@@ -223,7 +225,7 @@ def parse(argv=None):
         action="store_true",
         help="64x64, batches of 2, 3 short rounds: shows that it works",
     )
-    parser.add_argument("--json", type=Path, help="file of what is measured, beside which the table (.md) and the log of the "
+    parser.add_argument("--json", type=Path, help="file of what is measured, beside which the tables (.md, -ratios.md) and the log of the "
                         "children are written; default: benchmarks/results/compare.json, with --quick quick.json")  # fmt: skip
     parser.add_argument("--environments", type=Path, default=environments.default_folder(), metavar="DIRECTORY",
                         help="of the peers' environments; default: in the user's cache, %(default)s")  # fmt: skip
@@ -272,7 +274,9 @@ def main(argv=None):
         if contestant.library in arguments.libraries
     ]
     found, missing = pythons(chosen, arguments.environments)
-    document["machine"] = machine(arguments, found)
+    kept = (document["machine"] or {}).get("versions", {})
+    document["machine"] = about = machine(arguments, found)
+    about["versions"] = kept | about["versions"]  # this call may need fewer environments
     for number, (work, encoder) in enumerate(cells, 1):
         name = report.cell_name(work, encoder)
         if name in document["cells"]:

@@ -44,7 +44,7 @@ def sources(arguments, folder):
         "cached in memory": memory.repeat(),
         "cached in files": pets(cache=folder).repeat(),
         "augmented": pets(augment=True).repeat(),
-        "decoded in each epoch": pets(cache=False, verify=False).repeat(),
+        "decoded in each epoch": pets(cache=False).repeat(),
     }
 
 

@@ -5,7 +5,7 @@ import os
 import statistics
 from pathlib import Path
 
-from contestants import OURS, WORK
+from contestants import OURS, PLAIN, WORK
 
 # Whose versions the results depend on, as PyPI spells them.
 PACKAGES = (
@@ -66,17 +66,21 @@ def rows(cell):
 
 
 def fastest(contestants, ours):
-    """Name and seconds of the fastest of tl_unet's ways (`ours`) or of the others; `None` if none was measured."""
+    """Name and seconds of the fastest of tl_unet's ways (`ours`) or of the others with as many parameters; `None` if none was measured."""
+    parameters = contestants.get(OURS.name, {}).get("parameters") or 0
     found = {
         name: entry["seconds"]
         for name, entry in contestants.items()
-        if entry.get("seconds") and name.startswith(OURS.library) == ours
+        if entry.get("seconds")
+        and name.startswith(OURS.library) == ours
+        # Some libraries have decoders of their own: more work, or less.
+        and (ours or abs(entry.get("parameters", 0) - parameters) <= parameters / 100)
     }
     return min(found.items(), key=lambda item: statistics.median(item[1]), default=None)
 
 
 def summary(document):
-    """Lines of a table of ratios: tl_unet as built, and its best way, over the fastest of the others."""
+    """Lines of a table of ratios: tl_unet as built, and its best way, over the fastest of the others with the same network."""
     cells = [cell for cell in document["cells"].values() if cell["settings"]["encoder"]]
     encoders = list(dict.fromkeys(cell["settings"]["encoder"] for cell in cells))
     found, variants = {}, set()
@@ -87,7 +91,9 @@ def summary(document):
             continue
         work, encoder = cell["work"], cell["settings"]["encoder"]
         found[work, "as built", encoder] = f"{ratios(plain, other[1])[0]:.2f} ({other[0]})"
-        if any(c.library == OURS.library for c in WORK[work].contestants[1:]):
+        if any(
+            c.library == OURS.library and c not in (OURS, PLAIN) for c in WORK[work].contestants
+        ):
             way = f"{best[0].partition(', ')[2] or 'as built'}; {other[0]}"
             found[work, "best way", encoder] = f"{ratios(best[1], other[1])[0]:.2f} ({way})"
             variants.add(work)
@@ -98,11 +104,12 @@ def summary(document):
             if any(values):
                 title = f"{row.title}, {how}" if work in variants else row.title
                 lines.append(f"| {title} | {' | '.join(values)} |")
-    return lines if found else []
+    note = "*tl_unet's time over that of the fastest peer with the same number of parameters (to 1 %), which is named; below 1, tl_unet is faster.*"
+    return [*lines, "", note] if found else []
 
 
-def text(document):
-    """The whole table as Markdown, ready to be included in a page."""
+def heading(document):
+    """Lines that say where and with what the tables were made."""
     about = document["machine"]
     versions = {k: v for part in about["versions"].values() for k, v in part.items()}
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
@@ -113,7 +120,12 @@ def text(document):
     ]
     if about["quick"]:
         lines += ["**A quick try on small pictures: no result.**", ""]
-    lines += [*summary(document), ""]
+    return lines
+
+
+def text(document):
+    """Every contestant's times as Markdown, a table for each cell, ready to be included in a page."""
+    lines = heading(document)
     for cell in document["cells"].values():
         row, settings = WORK[cell["work"]], cell["settings"]
         encoder = f", {settings['encoder']}" if settings["encoder"] else ""
@@ -126,17 +138,24 @@ def text(document):
             *("| " + " | ".join(values) + " |" for values in rows(cell)),
             "",
         ]
-        failed = {n: e["error"] for n, e in cell["contestants"].items() if e.get("error")}
+        # The first sentence: lists of what there is instead are long.
+        failed = {
+            name: entry["error"].partition(". ")[0]
+            for name, entry in cell["contestants"].items()
+            if entry.get("error")
+        }
         lines += [f"- {other}: {error}" for other, error in failed.items()]
         lines += [""] if failed else []
     return "\n".join(lines)
 
 
 def write(document, path: Path):
-    """Writes the JSON file and the table beside it, each in one step."""
+    """Writes the JSON file, the tables and, by the name's end `-ratios.md`, that of the ratios beside it, each in one step."""
+    first = "\n".join([*heading(document), *summary(document), ""])
     for target, content in (
         (path, json.dumps(document, indent=1) + "\n"),
         (path.with_suffix(".md"), text(document)),
+        (path.with_name(f"{path.stem}-ratios.md"), first),
     ):
         beside = target.with_name(f"tmp-{os.getpid()}-{target.name}")
         beside.write_text(content, encoding="utf-8")

@@ -60,13 +60,23 @@ def test_the_first_table_compares_with_the_fastest_of_the_others():
     found["cells"]["latency resnet50"] = other | {
         "settings": other["settings"] | {"encoder": "resnet50"}
     }
-    lines = report.summary(found)
+    lines = report.summary(found)[:-2]
     assert lines[0] == "| | vgg16 | resnet50 |"
     assert lines[2:] == [
         "| prediction, as built | 0.80 (smp, compile) |  |",
         "| prediction, best way | 0.40 (folded; smp, compile) |  |",
     ]
     assert report.summary(document(smp=[1.0])) == []
+    # In Keras' own layers is no further way to run it.
+    for cell in found["cells"].values():
+        cell["work"] = "step"
+    assert report.summary(found)[2] == "| training step, everything | 0.80 (smp, compile) |  |"
+
+
+def test_the_first_table_leaves_out_other_networks():
+    found = document(tl_unet=[0.4], smp=[0.8], medicai=[0.1])
+    found["cells"]["latency vgg16"]["contestants"]["medicai"]["parameters"] = 4 * 10**6
+    assert "0.50 (smp)" in report.summary(found)[2]
 
 
 def test_a_failure_is_in_the_table_with_its_reason():
@@ -93,7 +103,9 @@ def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
         return document(tl_unet=[0.1])["cells"]["latency vgg16"] | {"work": work}
 
     monkeypatch.setattr(compare, "measure", measure)
-    monkeypatch.setattr(compare, "machine", lambda *_: document()["machine"])
+    versions = iter([{"torch": {"torch": "2"}}, {"tl_unet": {"keras": "3"}}])
+    machine = document()["machine"]
+    monkeypatch.setattr(compare, "machine", lambda *_: machine | {"versions": next(versions)})
     run = ["--json", str(tmp_path / "x.json"), "--libraries", "tl_unet", "--work", "latency"]
     run += ["--encoders", "vgg16", "resnet50"]
     with pytest.raises(KeyboardInterrupt):
@@ -104,7 +116,9 @@ def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
     assert "latency resnet50: not measured" in listed
     compare.main(run)
     assert asked == [("latency", "vgg16"), ("latency", "resnet50"), ("latency", "resnet50")]
-    assert len(json.loads((tmp_path / "x.json").read_text())["cells"]) == 2
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert len(found["cells"]) == 2
+    assert found["machine"]["versions"] == {"torch": {"torch": "2"}, "tl_unet": {"keras": "3"}}
     assert (tmp_path / "x.md").is_file()
     with pytest.raises(SystemExit, match="another setting"):
         compare.main([*run, "--threads", "1"])

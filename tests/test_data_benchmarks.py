@@ -1,0 +1,50 @@
+"""The measurements that train on real pets: each runs whole on a few pictures, and goes on where it stopped."""
+
+import json
+
+import feature_cache
+import input_pipeline
+import pytest
+from conftest import shared_path
+from tiny import TINY
+
+import tl_unet
+
+build = tl_unet.build_unet
+
+
+@pytest.fixture
+def pets(monkeypatch):
+    """The folder of the real pets; networks are tiny."""
+    monkeypatch.setattr(tl_unet, "build_unet", lambda name, **options: build(TINY, **options))
+    return str(shared_path("oxford_pets"))
+
+
+@pytest.mark.slow
+def test_cached_features_are_timed_against_the_whole_model(pets, tmp_path, capsys):
+    options = ["--data", pets, "--size", "32", "--images", "4", "--batch", "2", "--rounds", "2"]
+    options += ["--table", str(tmp_path / "table.md"), "--json", str(tmp_path / "x.json")]
+    feature_cache.main([*options, "--encoders", "unet"])
+    row = json.loads((tmp_path / "x.json").read_text())["rows"]["unet"]
+    assert {way: len(values) for way, values in row["seconds"].items()} == dict.fromkeys(
+        feature_cache.WAYS, 2
+    )
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| `unet` |") == 1
+    capsys.readouterr()
+    feature_cache.main([*options, "--encoders", "unet", "mobilenetv2"])
+    assert "unet: measured" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "x.json").read_text())["rows"]["unet"] == row
+    with pytest.raises(SystemExit, match="another setting"):
+        feature_cache.main([*options, "--images", "6"])
+
+
+@pytest.mark.slow
+def test_steps_on_data_are_timed_against_steps_on_a_constant_batch(pets, tmp_path, capsys):
+    options = ["--data", pets, "--size", "32", "--batch", "2", "--steps", "2", "--rounds", "1"]
+    input_pipeline.main([*options, "--json", str(tmp_path / "x.json")])
+    times = json.loads((tmp_path / "x.json").read_text())["step_seconds"]
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [f"| {name}" for name in times]
+    assert set(times) > {"constant batch", "cached in memory", "augmented"}
+    assert all(value > 0 for values in times.values() for value in values)
