@@ -76,9 +76,9 @@ STUDIES = {
         f"{_SHORT} --size 96",
         (0,),
         (
-            Row("unet", "unet", "--epochs 24 --mixed-precision"),
+            Row("unet", "unet", "--epochs 7"),
             Row("vunet", "vunet", "--epochs 10 --mixed-precision"),
-            Row("vunet-finetuned", "vunet-finetuned", "--epochs 8 --mixed-precision"),
+            Row("vunet-finetuned", "vunet-finetuned", "--epochs 6 --mixed-precision"),
             Row("dunet", "dunet", "--epochs 8"),
             Row("runet", "runet", "--epochs 8"),
             Row("munet", "munet", "--epochs 6"),
