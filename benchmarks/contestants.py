@@ -30,6 +30,7 @@ class Contestant:
 
 OURS = Contestant("tl_unet")
 PLAIN = Contestant("tl_unet", "enlarged first")
+FOLDED = Contestant("tl_unet", "folded")
 TORCH = tuple(Contestant("smp", variant) for variant in ("", "channels_last", "compile"))
 KERAS = (Contestant("segmodels_keras"), Contestant("medicai"))
 
@@ -53,7 +54,7 @@ class Work:
     per_encoder: bool = True
 
 
-_EXPORTED = (OURS, PLAIN, Contestant("tl_unet", "folded"), Contestant("smp"))
+_EXPORTED = (OURS, PLAIN, FOLDED, Contestant("smp"))
 WORK = {
     "step": Work("training step, everything", 8, 128, (OURS, PLAIN, *TORCH, *KERAS)),
     "frozen": Work(
@@ -63,15 +64,13 @@ WORK = {
         (
             OURS,
             PLAIN,
-            Contestant("tl_unet", "folded"),
+            FOLDED,
             Contestant("tl_unet", "cached"),
             *TORCH,
             *KERAS,
         ),
     ),
-    "latency": Work(
-        "prediction", 1, 256, (OURS, PLAIN, Contestant("tl_unet", "folded"), *TORCH, *KERAS)
-    ),
+    "latency": Work("prediction", 1, 256, (OURS, PLAIN, FOLDED, *TORCH, *KERAS)),
     "onnxruntime": Work("prediction, ONNX Runtime", 1, 256, _EXPORTED),
     "openvino": Work("prediction, OpenVINO", 1, 256, _EXPORTED),
     "int8": Work("prediction, OpenVINO in 8 bits", 1, 256, (OURS, Contestant("smp"))),
