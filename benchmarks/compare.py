@@ -184,8 +184,8 @@ def processor():
     return f"{known['model name']} (family {known.get('cpu family', '?')}, model {known.get('model', '?')})"
 
 
-def machine(arguments, found):
-    """What the results depend on."""
+def machine(threads, found):
+    """What the results depend on: processor, threads, date, and the versions in the environments of these interpreters."""
     versions = {}
     for name, python in found.items():
         done = subprocess.run(
@@ -196,9 +196,7 @@ def machine(arguments, found):
         versions[name or "tl_unet"] = {p: v for p, v in packages.items() if p in report.PACKAGES}
     return {
         "platform": f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}",
-        "threads": arguments.threads,
-        "quick": arguments.quick,
-        "rounds": arguments.rounds,
+        "threads": threads,
         "date": datetime.date.today().isoformat(),
         "versions": versions,
     }
@@ -275,7 +273,8 @@ def main(argv=None):
     ]
     found, missing = pythons(chosen, arguments.environments)
     kept = (document["machine"] or {}).get("versions", {})
-    document["machine"] = about = machine(arguments, found)
+    document["machine"] = about = machine(arguments.threads, found)
+    about |= {"quick": arguments.quick, "rounds": arguments.rounds}
     about["versions"] = kept | about["versions"]  # this call may need fewer environments
     for number, (work, encoder) in enumerate(cells, 1):
         name = report.cell_name(work, encoder)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +25,17 @@ def prepare(task):
     """A function to time, and facts about it.
 
     Args:
-        task: dict of `library`, `variant`, `work`, `encoder`, `batch`, `size`, `threads`.
+        task: dict of `library`, `variant`, `work`, `encoder`, `batch`, `size`, `threads`, and `folder` for an exported file.
 
     Returns:
         The function, and a dict: `parameters`, and for tl-unet `gflops` of one call.
     """
-    # Before TensorFlow is imported.
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(task["threads"])
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    import keras
-
-    keras.utils.set_random_seed(0)
+    set_up(task["threads"])
     if task["work"] == "peak":
         return _peak(), {}
     if task["work"] == "data":
         return _pipeline(task), {}
-    model = _BUILD[task["library"]](task["encoder"], task["size"])
+    model = BUILD[task["library"]](task["encoder"], task["size"])
     if task["variant"] == "enlarged first":
         model = _enlarged_first(model)
     if task["work"] == "start":
@@ -50,7 +43,17 @@ def prepare(task):
     facts = {"parameters": model.count_params()}
     if task["library"] == "tl_unet":
         facts["gflops"] = _gflops(model, task)
-    return _WORK[task["work"]](model, task), facts
+    return PREPARE[task["work"]](model, task), facts
+
+
+def set_up(threads):
+    """Settings that must be made before TensorFlow is imported, and a seed."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    keras.utils.set_random_seed(0)
 
 
 def _tl_unet(encoder, size):
@@ -116,7 +119,7 @@ def _medicai(encoder, size):
     )
 
 
-_BUILD = {"tl_unet": _tl_unet, "segmodels_keras": _segmodels_keras, "medicai": _medicai}
+BUILD = {"tl_unet": _tl_unet, "segmodels_keras": _segmodels_keras, "medicai": _medicai}
 
 
 def _freeze(model, task):
@@ -143,10 +146,8 @@ def _step(model, task):
 
     if task["work"] == "frozen":
         model = _freeze(model, task)
-    random = np.random.default_rng(0)
-    shape = (task["batch"], task["size"], task["size"])
-    images = random.uniform(0, 255, (*shape, 3)).astype("float32")
-    masks = (random.uniform(size=(*shape, 1)) > 0.5).astype("float32")
+    images = images_of(task)
+    masks = (np.random.default_rng(1).uniform(size=(*images.shape[:3], 1)) > 0.5).astype("float32")
     inputs = images
     if task["variant"] == "cached":
         import tl_unet
@@ -167,23 +168,22 @@ def _latency(model, task):
 
         model = tl_unet.fold_batch_norm(model)
     predict = tf.function(lambda image: model(image, training=False))
-    image = tf.constant(_image(task))
+    image = tf.constant(images_of(task))
     return lambda: predict(image).numpy()
 
 
 def _exported(model, task):
-    import exported
-
+    """Writes the model's file and an image into the folder of the task, for `exported.runner`."""
     import tl_unet
 
     if task["variant"] == "folded":
         model = tl_unet.fold_batch_norm(model)
     kind = {"onnxruntime": "onnx", "int8": "openvino-int8"}.get(task["work"], "openvino")
-    images = np.random.default_rng(0).uniform(0, 255, (8, task["size"], task["size"], 3))
-    options = {"images": images.astype("float32")} if kind == "openvino-int8" else {}
-    folder = tempfile.mkdtemp()
-    path = tl_unet.export_model(model, Path(folder, "unet"), kind, size=task["size"], **options)
-    return exported.runner(path, _image(task), task["threads"], folder)
+    options = {"images": images_of(task | {"batch": 8})} if kind == "openvino-int8" else {}
+    folder = Path(task["folder"])
+    tl_unet.export_model(model, folder / "unet", kind, size=task["size"], **options)
+    np.save(folder / "image.npy", images_of(task))
+    return lambda: None
 
 
 def _pipeline(task):
@@ -213,7 +213,8 @@ def _peak():
     return lambda: multiply().numpy()
 
 
-def _image(task):
+def images_of(task):
+    """Random images of the task, float32 in [0, 255]."""
     shape = (task["batch"], task["size"], task["size"], 3)
     return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
 
@@ -244,7 +245,7 @@ def _forward(model):
     )
 
 
-_WORK = {
+PREPARE = {
     "step": _step,
     "frozen": _step,
     "latency": _latency,

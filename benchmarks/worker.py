@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+import exported
+
 
 def peak_memory() -> int | None:
     """The most memory, in bytes, that this process has had; `None` where the system does not tell."""
@@ -40,13 +42,18 @@ def main():
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        side = importlib.import_module("side_torch" if task["library"] == "smp" else "side_keras")
-        call, facts = side.prepare(task)
+        if task["work"] in exported.WORK and "folder" not in task:
+            call, facts = exported.prepare(task, __file__)
+        else:
+            side = importlib.import_module(
+                "side_torch" if task["library"] == "smp" else "side_keras"
+            )
+            call, facts = side.prepare(task)
         facts["start"] = time.perf_counter() - begun
         if task["work"] != "start":
             for _ in range(2):  # compiles, traces, fills caches
                 call()
-        answer(ready=True, **facts)
+        answer(**facts, ready=True)
     except Exception as error:
         answer(error=f"{type(error).__name__}: {error}".splitlines()[0][:100])
         return

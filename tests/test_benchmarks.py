@@ -1,13 +1,17 @@
 """The comparison with other libraries: what its table says, and that a run goes on where it stopped."""
 
+import dataclasses
 import json
 
 import compare
 import contestants
+import exported
 import keras
+import profile_step
 import pytest
 import report
 import side_keras
+import worker
 
 
 def document(quick=False, **seconds):
@@ -145,3 +149,44 @@ def test_children_take_turns(tmp_path):
     cell = json.loads((tmp_path / "q.json").read_text())["cells"]["data"]
     assert len(cell["contestants"]["tl_unet"]["seconds"]) == 3
     assert cell["peak_gflops"] > 0
+
+
+def test_operations_belong_to_the_layer_they_were_made_for():
+    layers = {"conv1_bn": "BatchNormalization", "conv1": "Conv2D"}
+    assert profile_step.place("unet/conv1_bn/Mul", "Mul", layers) == "BatchNormalization"
+    assert profile_step.place("gradient_tape/unet/conv1/Sum", "Sum", layers) == "Conv2D"
+    kind = "Conv2DBackpropFilter"
+    assert profile_step.place("gradient_tape/unet/conv1/x", kind, layers) == "convolutions"
+    assert profile_step.place("Adam/Mul_7", "Mul", layers) == "optimizer"
+    assert profile_step.place("binary_crossentropy/Mean", "Mean", layers) == "other"
+
+
+@pytest.mark.slow
+def test_the_profile_says_what_a_step_is_spent_on(tmp_path, monkeypatch, capsys):
+    small = {w: dataclasses.replace(r, batch=1, size=64) for w, r in contestants.WORK.items()}
+    monkeypatch.setattr(profile_step, "WORK", small)
+    path = tmp_path / "x.json"
+    run = ["--encoders", "mobilenetv2", "--calls", "2", "--operations", "4", "--json", str(path)]
+    profile_step.main(run)
+    step, frozen, latency = json.loads(path.read_text())["rows"]
+    assert {"convolutions", "BatchNormalization", "optimizer"} < set(step["places"])
+    assert "optimizer" not in latency["places"]
+    # The decoder on features has no encoder to run.
+    assert frozen["milliseconds"] < step["milliseconds"]
+    assert 0 < frozen["look_up_milliseconds"] < frozen["milliseconds"]
+    assert sum(step["places"].values()) == pytest.approx(sum(step["kinds"].values()))
+    text = path.with_suffix(".md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert "| prediction, folded, mobilenetv2 |" in text
+
+
+@pytest.mark.slow
+def test_a_file_is_exported_in_another_process_and_run_in_this_one():
+    pytest.importorskip("onnxruntime")
+    task = {"library": "tl_unet", "variant": "", "work": "onnxruntime", "encoder": "mobilenetv2"}
+    task |= {"size": 64, "batch": 1, "threads": 1}
+    predict, facts = exported.prepare(task, worker.__file__)
+    assert predict().shape == (1, 64, 64, 1)
+    assert facts["parameters"] == 6_664_913
+    with pytest.raises(RuntimeError, match="tiny"):
+        exported.prepare(task | {"encoder": "tiny"}, worker.__file__)
