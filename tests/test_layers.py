@@ -6,7 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from tl_unet.layers import CropLike, PadToMultiple, ReverseChannels, UpConv2D, summed_kernel
+from tl_unet.layers import (
+    CropLike,
+    PadToMultiple,
+    ReverseChannels,
+    UpConv2D,
+    UpSampling2D,
+    summed_kernel,
+)
 
 sides = st.integers(1, 40)
 
@@ -43,7 +50,13 @@ def test_a_minimum_that_is_no_multiple_is_refused():
 
 @pytest.mark.parametrize(
     "layer",
-    [PadToMultiple(16, 48), CropLike(), ReverseChannels(), UpConv2D(3, False, "relu", True)],
+    [
+        PadToMultiple(16, 48),
+        CropLike(),
+        ReverseChannels(),
+        UpConv2D(3, False, "relu", True),
+        UpSampling2D((2, 3), "bilinear"),
+    ],
 )
 def test_layers_come_back_from_their_config(layer):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
@@ -136,3 +149,25 @@ def test_a_convolution_of_what_is_doubled_is_near_in_16_bits(policy):
     assert keras.backend.standardize_dtype(result.dtype) == policy.removeprefix("mixed_")
     result = keras.ops.convert_to_numpy(keras.ops.cast(result, "float32"))
     np.testing.assert_allclose(result, expected, atol=0.05)
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="others know every side")
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(
+    sides, sides, st.integers(1, 5), st.integers(1, 5), st.sampled_from(["nearest", "bilinear"])
+)
+def test_sides_known_at_run_time_only_are_interpolated_as_known_ones(height, width, up, right, how):
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype("float32")
+    layer = UpSampling2D((up, right), how)
+    known = keras.layers.UpSampling2D((up, right), interpolation=how)(image)
+    signature = [tf.TensorSpec((None, None, None, 3))]
+    unknown = tf.function(layer, input_signature=signature)(image)
+    assert unknown.shape == layer.compute_output_shape(image.shape)
+    np.testing.assert_allclose(unknown, known, atol=1e-5)
+
+
+def test_an_interpolation_that_needs_more_pixels_is_refused():
+    with pytest.raises(ValueError, match="bicubic"):
+        UpSampling2D(2, "bicubic")

@@ -79,8 +79,11 @@ __all__ = [
 ]
 
 
+# TensorFlow's input pipelines, matplotlib and the like are imported by those who use them, not by everyone.
+_LATER = ("data", "evaluation", "migration", "plotting", "prediction_files", "runs", "training")
+
+
 def __getattr__(name):
-    # TensorFlow's input pipelines, matplotlib and the like are imported by those who use them, not by everyone.
-    if name in ("data", "evaluation", "plotting", "prediction_files", "training"):
+    if name in _LATER:
         return importlib.import_module(f"tl_unet.{name}")
     raise AttributeError(f"module 'tl_unet' has no attribute {name!r}")

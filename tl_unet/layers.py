@@ -123,6 +123,69 @@ class ReverseChannels(keras.layers.Layer):
         return input_shape
 
 
+@keras.saving.register_keras_serializable(package="tl_unet")
+class UpSampling2D(keras.layers.UpSampling2D):
+    """`keras.layers.UpSampling2D` that also interpolates maps whose sides are known at run time only.
+
+    Keras' own cannot: `predict` on pictures of several sizes, and files for other runtimes that take any size, end with an error
+    there. Where the sides are known this is the same computation, where not, the same function to rounding.
+
+    Args:
+        size: int or pair of ints, by which the sides are multiplied. Defaults to `(2, 2)`.
+        interpolation: `"nearest"` or `"bilinear"`. Defaults to `"nearest"`.
+        **kwargs: arguments of `keras.layers.Layer`, such as `name`.
+
+    Call arguments:
+        x: tensor of shape `(batch, height, width, channels)`.
+
+    Returns:
+        A tensor of shape `(batch, size[0] * height, size[1] * width, channels)`.
+
+    Raises:
+        ValueError: for another interpolation.
+
+    Example:
+
+    >>> import numpy as np, tl_unet.layers
+    >>> layer = tl_unet.layers.UpSampling2D(2, interpolation="bilinear")
+    >>> np.asarray(layer(np.array([[[[0.0], [4.0]]]], "float32")))[0, 0, :, 0].tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
+
+    def __init__(self, size=(2, 2), interpolation="nearest", **kwargs):
+        if interpolation not in ("nearest", "bilinear"):
+            raise ValueError(
+                f'`interpolation` must be "nearest" or "bilinear". Received: {interpolation!r}'
+            )
+        super().__init__(size, interpolation=interpolation, **kwargs)
+
+    def call(self, x):
+        known = all(isinstance(side, int) for side in ops.shape(x)[1:3])
+        if self.interpolation == "nearest" or known:
+            return super().call(x)
+        for axis, factor in enumerate(self.size, 1):
+            x = _interpolated(x, axis, factor)
+        return x
+
+
+def _interpolated(x, axis, factor):
+    """Multiplies a side by `factor`, with linear interpolation between the centres of pixels, the edge repeated."""
+
+    def part(start, stop):
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    before = ops.concatenate([part(None, 1), part(None, -1)], axis=axis)
+    after = ops.concatenate([part(1, None), part(-1, None)], axis=axis)
+    phases = []
+    for phase in range(factor):
+        offset = (phase + 0.5) / factor - 0.5
+        other = before if offset < 0 else after
+        phases.append(x + abs(offset) * (other - x) if offset else x)
+    shape = [*ops.shape(x)]
+    shape[axis] = -1
+    return ops.reshape(ops.stack(phases, axis=axis + 1), shape)
+
+
 # Along one axis: what of the three taps of a kernel on a doubled map falls on each of the four taps of a transposed convolution with stride 2.
 _TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 _SUMS = np.kron(_TAPS, _TAPS)

@@ -15,7 +15,7 @@ from tl_unet.encoders.build import encoder_from_model, encoder_from_spec, resolv
 from tl_unet.encoders.hub import ASSUMED, has_pyramid
 from tl_unet.encoders.preprocessing import PREPROCESSING, Preprocessing, apply_preprocessing
 from tl_unet.freezing import inner_layers
-from tl_unet.layers import CropLike, PadToMultiple
+from tl_unet.layers import CropLike, PadToMultiple, UpSampling2D
 
 
 def build_unet(
@@ -160,7 +160,7 @@ def build_unet(
         x = keras.layers.Conv2D(classes, 1, dtype="float32", name=f"{prefix}logits")(x)
         if stride > 1:
             how = "nearest" if upsampling == "nearest" else "bilinear"
-            enlarge = keras.layers.UpSampling2D(
+            enlarge = UpSampling2D(
                 stride, interpolation=how, dtype="float32", name=f"{prefix}enlarge"
             )
             x = enlarge(x)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tl_unet.layers import UpConv2D
+from tl_unet.layers import UpConv2D, UpSampling2D
 
 UPSAMPLING = ("transpose", "nearest", "bilinear")
 NORMALIZATION = {
@@ -19,10 +19,21 @@ NORMALIZATION = {
 
 
 def upsample(x, filters, method, name, factor=2):
-    """Multiplies the sides of a map by `factor`; a transposed convolution also sets the number of channels to `filters`."""
+    """Multiplies the sides of a map.
+
+    Args:
+        x: tensor `(batch, height, width, channels)`.
+        filters: int, channels of a transposed convolution; the other methods keep those of `x`.
+        method: `"transpose"`, `"nearest"` or `"bilinear"`.
+        name: str, the layer's name.
+        factor: int. Defaults to 2.
+
+    Returns:
+        Tensor `(batch, factor * height, factor * width, filters or channels)`.
+    """
     if method == "transpose":
         return keras.layers.Conv2DTranspose(filters, factor, strides=factor, name=name)(x)
-    return keras.layers.UpSampling2D(factor, interpolation=method, name=name)(x)
+    return UpSampling2D(factor, interpolation=method, name=name)(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +57,32 @@ class Enlarged:
 
 
 def enlarge(x, filters, method, stage, factor=2):
-    """`upsample`, put off where `convolve` or `join` can do better: returns a tensor or an `Enlarged`."""
+    """`upsample`, put off where `convolve` can do better.
+
+    Args:
+        x: tensor `(batch, height, width, channels)`.
+        filters: int, as in `upsample`.
+        method: `"transpose"`, `"nearest"` or `"bilinear"`.
+        stage: str, the first part of the layers' names.
+        factor: int. Defaults to 2.
+
+    Returns:
+        A tensor, or with `"nearest"` and factor 2 an `Enlarged` map, for `join`, `convolve` or `as_tensor`.
+    """
     if method == "nearest" and factor == 2:
         return Enlarged(x, stage)
     return upsample(x, filters, method, name=f"{stage}_upsample", factor=factor)
 
 
 def as_tensor(x):
-    """A tensor as it is, an `Enlarged` map as a tensor."""
+    """A tensor as it is, an `Enlarged` map as a tensor, enlarged and concatenated.
+
+    Args:
+        x: tensor, or what `enlarge` or `join` returned.
+
+    Returns:
+        Tensor.
+    """
     return x.tensor() if isinstance(x, Enlarged) else x
 
 
@@ -67,6 +96,18 @@ def convolve(x, filters, normalization, name, *, kernel=3, dilation=1, relu=True
 
     The kernels start as Keras' do (Glorot and Bengio 2010): He's, which keep the scale, would carry that of a backbone's features,
     up to hundreds, to the logits, and a saturated sigmoid learns slowly.
+
+    Args:
+        x: tensor, or what `enlarge` or `join` returned.
+        filters: int, channels of the result.
+        normalization: `None`, `"batch"`, `"group"` or `"layer"`.
+        name: str, the layers' names begin with it.
+        kernel: int, the side of the kernel. Defaults to 3.
+        dilation: int. Defaults to 1.
+        relu: bool. Defaults to `True`.
+
+    Returns:
+        Tensor with `filters` channels and the sides of `x`.
     """
     options = {
         # Normalisation subtracts the mean: a bias before it would do nothing.
@@ -101,7 +142,16 @@ def convolve_twice(x, filters, normalization, stage):
 
 
 def join(x, skips, stage):
-    """Sets the map that comes from below behind the skip connections, as the U-Net does: a tensor, or an `Enlarged` map."""
+    """Sets the map that comes from below behind the skip connections, as the U-Net does.
+
+    Args:
+        x: tensor, or what `enlarge` returned.
+        skips: list of tensors with the sides of `x`.
+        stage: str, the first part of the layers' names.
+
+    Returns:
+        A tensor, or an `Enlarged` map.
+    """
     if isinstance(x, Enlarged):
         return dataclasses.replace(x, skips=(*skips, *x.skips))
     return concatenate([*skips, x], stage)

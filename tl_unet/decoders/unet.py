@@ -3,6 +3,7 @@
 import keras
 
 from tl_unet.decoders.blocks import as_tensor, convolve, convolve_twice, expand
+from tl_unet.layers import UpSampling2D
 
 
 def unet_decoder(features, filters, *, upsampling, normalization, dropout):
@@ -141,5 +142,5 @@ def _gated(skip, coarse, stage):
     x = keras.layers.Add(name=f"{name}_add")([resampled, signal])
     x = keras.layers.ReLU(name=f"{name}_relu")(x)
     x = keras.layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_coefficients")(x)
-    x = keras.layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_upsample")(x)
+    x = UpSampling2D(2, interpolation="bilinear", name=f"{name}_upsample")(x)
     return keras.layers.Multiply(name=f"{name}_multiply")([skip, x])
