@@ -79,7 +79,7 @@ def test_known_sides_give_the_same_masks_and_so_does_the_saved_model(decoder, tm
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_predict_takes_pictures_of_one_size_after_another(decoder):
     # From the second size on Keras traces `predict` with unknown sides.
-    model = tiny_unet(decoder=decoder, upsampling="bilinear")
+    model = build(decoder, upsampling="bilinear")
     for sides in ((64, 64), (45, 70), (96, 33)):
         image = np.random.default_rng(0).uniform(0, 255, (1, *sides, 3)).astype("float32")
         expected = keras.ops.convert_to_numpy(model(image))
