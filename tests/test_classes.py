@@ -18,7 +18,7 @@ from tl_unet import (
     TverskyLoss,
     balanced_class_weights,
 )
-from tl_unet.classes import check_decidable
+from tl_unet.classes import check_decidable, check_threshold
 
 NAMES = ["background", "cat", "dog"]
 
@@ -239,6 +239,25 @@ def test_logits_are_refused_and_the_remedy_is_one(classes, kind):
     assert probabilities.min() >= 0
     if classes > 1:
         np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_more_classes_than_a_mask_can_number_are_refused():
+    check_decidable(pixel_model(255))
+    with pytest.raises(ValueError, match="300 classes"):
+        check_decidable(pixel_model(300))
+
+
+@pytest.mark.parametrize("threshold", [127, -0.1, float("nan"), "0.5"])
+def test_a_threshold_that_is_no_probability_is_refused(threshold):
+    with pytest.raises(ValueError, match="threshold must be a finite number from 0 to 1"):
+        check_threshold(threshold, 1)
+
+
+def test_a_threshold_that_would_be_ignored_is_refused():
+    check_threshold(0.9, 1)
+    check_threshold(0.5, 3)
+    with pytest.raises(ValueError, match="the likeliest"):
+        check_threshold(0.9, 3)
 
 
 def test_classes_that_may_overlap_are_refused():

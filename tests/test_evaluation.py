@@ -166,6 +166,11 @@ def test_logits_and_classes_that_may_overlap_are_an_error_before_the_work():
         evaluate_folder(tiny_unet(classes=2, activation="sigmoid"), "nowhere", "nowhere")
 
 
+def test_a_threshold_out_of_range_is_an_error_before_the_work():
+    with pytest.raises(ValueError, match="threshold"):
+        evaluate_folder(tiny_unet(), "nowhere", "nowhere", threshold=127)
+
+
 def test_without_scipy_an_error_before_the_work_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ImportError, match="pip install .*scipy"):

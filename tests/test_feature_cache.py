@@ -159,8 +159,22 @@ def test_sample_weights_are_handed_on():
     np.testing.assert_array_equal(features[0][2], weights)
 
 
-def test_arrays_are_shuffled_in_each_epoch_as_keras_does():
-    decoder, features = tl_unet.cache_features(frozen(), arrays(5), batch_size=2, verbose=0)
+def test_predictions_of_arrays_are_in_their_order():
+    images, masks = arrays(5)
+    model = frozen()
+    decoder, features = tl_unet.cache_features(model, (images, masks), batch_size=2, verbose=0)
+    expected = keras.ops.convert_to_numpy(model(images))
+    decoder.compile(loss=tl_unet.DiceLoss())
+    decoder.evaluate(features, verbose=0)
+    for _ in range(2):
+        found = decoder.predict(features, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_arrays_to_train_on_are_shuffled_in_each_epoch_if_asked():
+    _, features, valid = tl_unet.cache_features(
+        frozen(), arrays(5), arrays(5), batch_size=2, shuffle=True, verbose=0
+    )
     assert len(features) == 3
     first = features[0][1]
     orders = set()
@@ -169,6 +183,9 @@ def test_arrays_are_shuffled_in_each_epoch_as_keras_does():
         orders.add(features[0][1].tobytes())
     assert len(orders) > 1
     assert features[0][1].shape == first.shape
+    before = valid[0][1]
+    valid.on_epoch_end()
+    np.testing.assert_array_equal(valid[0][1], before)
 
 
 def test_images_of_several_sizes_are_cached_together():
@@ -243,6 +260,22 @@ def test_an_endless_data_set_is_refused():
         tl_unet.cache_features(frozen(), tf_batches(*arrays(2)).repeat(), verbose=0)
 
 
+def test_what_is_cached_may_be_repeated_without_end():
+    class Endless(Batches):
+        num_batches = None
+
+        def __getitem__(self, index):
+            return super().__getitem__(0)
+
+    model, data = frozen(), arrays(2)
+    cache = tl_unet.FeatureCache(model).add(Batches(*data), verbose=0)
+    features = cache.apply(Endless(*data))
+    decoder = cache.decoder
+    decoder.compile("sgd", tl_unet.DiceLoss(), jit_compile=False)
+    history = decoder.fit(features, steps_per_epoch=3, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_what_is_no_data_set_is_refused():
     with pytest.raises(TypeError, match="PyDataset"):
         tl_unet.cache_features(frozen(), iter([arrays(2)]), verbose=0)
@@ -302,6 +335,17 @@ def test_a_folder_whose_data_are_missing_is_refused(folder):
     (folder / "features.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="shorter than its index"):
         tl_unet.FeatureCache(frozen(), directory=folder)
+
+
+def test_a_folder_whose_header_alone_was_written_begins_anew(folder, monkeypatch):
+    def full(path, data):
+        raise OSError("no space")
+
+    # The disk takes the one file and not the other.
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr("pathlib.Path.write_bytes", full)
+        FolderStore(folder, "float32", {"encoder": "x"})
+    assert len(FolderStore(folder, "float32", {"encoder": "x"})) == 0
 
 
 def records(store, keys):

@@ -437,3 +437,18 @@ def test_a_prediction_that_is_no_number_has_no_perfect_loss(loss):
     mask = np.ones((1, 4, 4, 1), "float32")
     prediction = np.full((1, 4, 4, 1), np.nan, "float32")
     assert np.isnan(float(loss(from_logits=True)(mask, prediction)))
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "mean_with_sample_weight"])
+def test_weights_of_images_weigh_a_keras_loss_as_those_of_their_pixels(reduction):
+    random = np.random.default_rng(0)
+    mask = (random.uniform(size=(2, 8, 8, 1)) > 0.5).astype("float32")
+    prediction = random.uniform(0.1, 0.9, mask.shape).astype("float32")
+    loss = LossSum([keras.losses.BinaryCrossentropy(reduction=reduction)])
+    of_images = np.array([1.0, 3.0], "float32")
+    of_pixels = np.broadcast_to(of_images[:, None, None], (2, 8, 8))
+    values = [float(loss(mask, prediction, weights)) for weights in (of_images, of_pixels)]
+    assert values[0] == pytest.approx(values[1])
+    assert float(loss(mask, prediction, np.ones(2, "float32"))) == pytest.approx(
+        float(loss(mask, prediction))
+    )

@@ -369,3 +369,21 @@ def test_evaluate_scores_what_update_state_scores(mode):
         assert abs(results[f"iou_{i}"] - expected) < 1e-6
     expected = score(IoU(from_logits=True), (mask, logits), sample_weight=weights)
     assert abs(results["weighted"] - expected) < 1e-6
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_sums_are_float32_whatever_floatx_is(floatx):
+    metric = IoU()
+    keras.config.set_floatx(floatx)
+    try:
+        right = np.ones((1, 64, 64, 1), "float32")
+        for _ in range(40):
+            metric.update_state(right, right)
+        wrong = right.copy()
+        wrong[0, 0, 0] = 0
+        metric.update_state(wrong, right)
+        score = float(metric.result())
+    finally:
+        keras.config.set_floatx("float32")
+    pixels = 41 * 64 * 64
+    assert score == pytest.approx((pixels - 1) / pixels, abs=1e-7)

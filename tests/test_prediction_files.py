@@ -130,6 +130,12 @@ def test_size_and_tile_and_threshold_and_augment_change_the_mask(tmp_path):
     assert len(seen) == 5
 
 
+@pytest.mark.parametrize(("classes", "threshold"), [(1, 127), (3, 0.9)])
+def test_a_threshold_that_means_nothing_is_an_error_before_the_work(classes, threshold, tmp_path):
+    with pytest.raises(ValueError, match="threshold"):
+        predict("nowhere", tmp_path, model=tiny_unet(classes=classes), threshold=threshold)
+
+
 def test_several_classes_are_written_as_numbers_in_colours(tmp_path):
     Image.fromarray(half()).save(tmp_path / "a.png")
     model = bright(classes=3)

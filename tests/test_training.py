@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -415,3 +416,19 @@ def test_images_of_every_mode_and_size_can_be_trained_on(tiny, tmp_path):
     assert batch.shape[1:] == (32, 32, 3)
     assert set(np.unique(mask)) <= {0.0, 1.0}
     assert run.cache.exists()
+
+
+@pytest.mark.parametrize("seed", [21_475, 42_950, 20_261_126])
+def test_the_seeds_of_epochs_fit_every_backends_generator(seed, tiny, pairs, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "tl_unet.data.augmentation", lambda seed, **_: seen.append(seed) or (lambda x: x)
+    )
+    chosen = options(pairs, seed=seed)
+    data = TrainingImages(RunFolder(tmp_path), chosen, split(chosen))
+    monkeypatch.setattr(data, "_load", lambda *_, **given: types.SimpleNamespace(dataset=None))
+    for epoch in range(30):
+        data.training_set(epoch)
+    # `augmentation` also takes the numbers behind it.
+    assert all(0 <= value < 2**31 - 16 for value in seen)
+    assert len(set(seen)) == 30

@@ -39,7 +39,8 @@ def check_decidable(model):
         model: `keras.Model` from images to masks.
 
     Raises:
-        ValueError: if that layer is linear, so that the masks are logits, or a sigmoid over several classes, which may overlap.
+        ValueError: if that layer is linear, so that the masks are logits, or a sigmoid over several classes, which may overlap; if there are
+            more than 255 classes.
     """
     head, classes = _head(model), model.output_shape[-1]
     activation = getattr(head, "activation", None)
@@ -49,11 +50,34 @@ def check_decidable(model):
             f"The model gives logits (its last layer, {head.name!r}, has no activation), but classes are decided from probabilities. "
             f'Put the activation on: `keras.Model(model.input, keras.layers.Activation("{kind}")(model.output))`.'
         )
+    if classes > IGNORE:
+        raise ValueError(
+            f"The model has {classes} classes; masks hold numbers below {IGNORE}, which marks pixels that are left out. Use `model.predict` or "
+            "`tl_unet.predict_tiled`, and decide and write the classes yourself."
+        )
     if classes > 1 and activation is keras.activations.sigmoid:
         raise ValueError(
             f"The model's {classes} classes may overlap (its last layer, {head.name!r}, is a sigmoid), but here every pixel is given one "
             "class. Use `model.predict` or `tl_unet.predict_tiled` with a threshold for each class, and `tl_unet.IoU(multi_label=True)` "
             'to score it; for classes that exclude one another train with activation="softmax".'
+        )
+
+
+def check_threshold(threshold, classes):
+    """Refuses a threshold that is no probability, or that `decide` would ignore.
+
+    Args:
+        threshold: the value given.
+        classes: int, of the model.
+
+    Raises:
+        ValueError: if it is not from 0 to 1, or given where the likeliest of several classes is taken.
+    """
+    check_number("threshold", threshold, high=1.0)
+    if classes > 1 and threshold != 0.5:
+        raise ValueError(
+            f"A threshold is for models of one class; of this one's {classes} each pixel gets the likeliest. Leave it out. Received: "
+            f"threshold={threshold!r}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tl_unet.argument_checks import check_class_count, check_class_names
-from tl_unet.classes import IGNORE, check_decidable, decide
+from tl_unet.classes import IGNORE, check_decidable, check_threshold, decide
 from tl_unet.inference import predict_augmented
 from tl_unet.runs import replacing, write_json
 
@@ -159,7 +159,7 @@ def evaluate_folder(
         mask_suffix: str that the masks' names have at the end. Defaults to `""`.
         recursive: bool, whether to look in subfolders. Defaults to `False`.
         names: sequence of str, only these images. Defaults to `None`: all.
-        threshold: float, above which one class is foreground. Defaults to `0.5`.
+        threshold: float from 0 to 1, above which one class is foreground; with more classes it is an error. Defaults to `0.5`.
         augment: as in `predict_augmented`. Defaults to `False`.
         class_names: sequence of str, one for each class of the model. Defaults to `None`: `"object"`, or the numbers.
         progress: callable `progress(done, total)` after each batch, in images. Defaults to `None`.
@@ -169,13 +169,14 @@ def evaluate_folder(
 
     Raises:
         FileNotFoundError: if a folder does not exist.
-        ValueError: if the model gives logits, or its classes may overlap; if images and masks are not as they should be: all that is
+        ValueError: if the model gives logits, or its classes may overlap; if `threshold` is not as above; if images and masks are not as they should be: all that is
             wrong is listed.
         ImportError: if SciPy is missing, which the intervals of the scores need.
     """
     check_decidable(model)
     _bootstrap()
     classes = model.output_shape[-1]
+    check_threshold(threshold, classes)
     if class_names is not None:  # before the work, not after it
         check_class_count("class_names", len(class_names), classes, one_is_two=False)
     options = {"mask_suffix": mask_suffix, "recursive": recursive, "names": names}

@@ -18,8 +18,13 @@ class FeatureBatches(keras.utils.PyDataset):
         )
         self.dataset, self.read = dataset, read
 
-    def __len__(self):
+    @property
+    def num_batches(self):
+        """As many as the other data set has; `None` if that is endless."""
         return self.dataset.num_batches
+
+    def __len__(self):
+        return self.num_batches
 
     def __getitem__(self, index):
         images, *rest = self.dataset[index]
@@ -37,11 +42,11 @@ class FeatureBatches(keras.utils.PyDataset):
 
 
 class ArrayBatches(keras.utils.PyDataset):
-    """Arrays as batches, shuffled anew in each epoch, as `fit` does with arrays."""
+    """Arrays as batches, in their order or shuffled anew after each pass."""
 
-    def __init__(self, arrays, batch_size):
+    def __init__(self, arrays, batch_size, shuffle=False):
         super().__init__()
-        self.arrays, self.batch_size = arrays, batch_size
+        self.arrays, self.batch_size, self.shuffle = arrays, batch_size, shuffle
         self.order = np.arange(len(arrays[0]))
         # Of its own, but under the sway of keras.utils.set_random_seed.
         self.random = np.random.default_rng(np.random.randint(2**31))
@@ -54,8 +59,9 @@ class ArrayBatches(keras.utils.PyDataset):
         return tuple(array[chosen] for array in self.arrays)
 
     def on_epoch_end(self):
-        """Shuffle."""
-        self.random.shuffle(self.order)
+        """Shuffle, if so. Keras calls this after predictions, too."""
+        if self.shuffle:
+            self.random.shuffle(self.order)
 
 
 def is_tf_dataset(dataset):
@@ -65,12 +71,13 @@ def is_tf_dataset(dataset):
     return tensorflow is not None and isinstance(dataset, tensorflow.data.Dataset)
 
 
-def checked_dataset(dataset, batch_size=32):
+def checked_dataset(dataset, batch_size=32, shuffle=False):
     """A data set as it is, or arrays `(images, masks)` or `(images, masks, sample_weights)` as `ArrayBatches`.
 
     Args:
         dataset: as one of those of `cache_features`.
         batch_size: int, of arrays. Defaults to 32.
+        shuffle: bool, of arrays. Defaults to `False`.
 
     Returns:
         `tf.data.Dataset` or `keras.utils.PyDataset`.
@@ -91,7 +98,7 @@ def checked_dataset(dataset, batch_size=32):
             )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be positive; received {batch_size!r}.")
-        return ArrayBatches(arrays, batch_size)
+        return ArrayBatches(arrays, batch_size, shuffle)
     raise TypeError(
         "A data set must be a tf.data.Dataset, a keras.utils.PyDataset, or a tuple (images, masks) of arrays; received "
         f"{type(dataset).__name__}."

@@ -24,7 +24,14 @@ from tl_unet.splitting import split_model
 
 
 def cache_features(
-    model, *datasets, directory=None, dtype=None, max_bytes=None, batch_size=32, verbose=1
+    model,
+    *datasets,
+    directory=None,
+    dtype=None,
+    max_bytes=None,
+    batch_size=32,
+    shuffle=False,
+    verbose=1,
 ):
     """Computes the features of a frozen encoder once, so that training the decoder costs the decoder only.
 
@@ -47,6 +54,9 @@ def cache_features(
         max_bytes: int, the most that the features may take. Defaults to `None`: half of the memory that is available (on
             Linux; elsewhere no limit), or what is free on the disk.
         batch_size: int, of data sets given as arrays. Defaults to 32.
+        shuffle: bool, whether the images of the first data set, if it is given as arrays, are put into other batches after each pass,
+            as `fit` does with arrays; then what `predict` gives for it is in another order than the arrays. Defaults to `False`: arrays
+            keep their order, and `fit` draws that of the batches.
         verbose: 0 or 1, whether to show progress. Defaults to 1.
 
     Returns:
@@ -71,7 +81,10 @@ def cache_features(
     (4, 32, 32, 1)
     """
     cache = FeatureCache(model, directory=directory, dtype=dtype, max_bytes=max_bytes)
-    datasets = [checked_dataset(dataset, batch_size) for dataset in datasets]
+    datasets = [
+        checked_dataset(dataset, batch_size, shuffle and number == 0)
+        for number, dataset in enumerate(datasets)
+    ]
     for dataset in datasets:
         cache.add(dataset, verbose=verbose)
     return cache.decoder, *map(cache.apply, datasets)
@@ -286,7 +299,8 @@ class FeatureCache:
             raise ValueError(
                 f"The features would take about {needed / 1e9:.2f} GB ({one / 1e6:.2f} MB for an image of {shape[1]}x{shape[2]}), more than "
                 f"the {self.max_bytes / 1e9:.2f} GB allowed in {self._store.place}. Use dtype='float16', a `directory` on a large disk, "
-                "smaller images, or a larger `max_bytes`; or train the whole model without a cache."
+                "smaller images, or a larger `max_bytes`; or train the whole model without a cache. (Repetitions are counted as new images: cache "
+                "a data set before you repeat it.)"
             )
 
 

@@ -105,8 +105,8 @@ class FolderStore(MemoryStore):
         """Reads what the folder holds, and removes what an interruption left behind the last whole record and line."""
         lines = self._index.read_bytes().split(b"\n") if self._index.is_file() else [b""]
         if len(lines) == 1:  # nothing, or a first line that was cut off
+            self._data.write_bytes(b"")  # first: an index promises that it is there
             self._index.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
-            self._data.write_bytes(b"")
             return
         self._check(self._header, lines[0])
         records, end = {}, 0

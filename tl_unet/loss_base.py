@@ -116,7 +116,9 @@ class LossSum(LossArithmetic, keras.losses.Loss):
         image_weight, pixel_weight = split_sample_weight(sample_weight, y_pred)
         for_keras = None
         if image_weight is not None:
+            # One for each pixel: Keras' reductions may divide by their sum.
             for_keras = ops.reshape(image_weight, (-1, 1, 1))
+            for_keras = ops.broadcast_to(for_keras, ops.shape(y_pred)[:3])
         elif pixel_weight is not None:
             for_keras = ops.squeeze(pixel_weight, -1)
         y_true = ops.convert_to_tensor(y_true)

@@ -167,8 +167,8 @@ class _OverlapMetric(keras.metrics.Metric):
             check_class_count("class_names", len(self.class_names), classes, one_is_two=False)
         # Counts of each class; or sums and weights of the scores of each class and of their mean.
         shape = (4, classes) if self.average == "dataset" else (2, classes + 1)
-        self._low = self.add_variable(shape, "zeros", name="low")
-        self._high = self.add_variable(shape, "zeros", name="high")
+        self._low = self.add_variable(shape, "zeros", dtype="float32", name="low")
+        self._high = self.add_variable(shape, "zeros", dtype="float32", name="high")
 
     def _add(self, values):
         """Adds values of shape (units, rows, columns) to the sums, carrying what float32 would lose."""
@@ -252,7 +252,8 @@ class DiceCoefficient(_OverlapMetric):
             background, or `None` for all. Defaults to `None`.
         class_names: Sequence of strings, one for each output channel, or `None`. With names, `fit` and
             `evaluate` log the score of each class beside the mean: `"dice_background"`, `"dice_cat"`,
-            in validation `"val_dice_cat"`. Defaults to `None`.
+            in validation `"val_dice_cat"`. Two such metrics of one model need a `name` each. Defaults to
+            `None`.
         name: String. Defaults to `"dice"`.
 
     Raises:
@@ -337,7 +338,8 @@ class IoU(_OverlapMetric):
             background, or `None` for all. Defaults to `None`.
         class_names: Sequence of strings, one for each output channel, or `None`. With names, `fit` and
             `evaluate` log the score of each class beside the mean: `"iou_background"`, `"iou_cat"`,
-            in validation `"val_iou_cat"`. Defaults to `None`.
+            in validation `"val_iou_cat"`. Two such metrics of one model need a `name` each. Defaults to
+            `None`.
         name: String. Defaults to `"iou"`.
 
     Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_unet.classes import check_decidable, decide
+from tl_unet.classes import check_decidable, check_threshold, decide
 from tl_unet.inference import predict_augmented, predict_tiled
 from tl_unet.pictures import TIFF, Unreadable, read_picture, resize_picture, warn_once
 from tl_unet.prediction_plan import (
@@ -83,7 +83,7 @@ def predict_files(
             error. Defaults to `None`: 64, or a quarter of small tiles.
         batch_size: int, tiles at once. Defaults to `4`.
         augment: as in `predict_augmented`. Defaults to `False`.
-        threshold: float, above which one class is foreground. Defaults to `0.5`.
+        threshold: float from 0 to 1, above which one class is foreground; with more classes it is an error. Defaults to `0.5`.
         overlay: bool, whether to write `NAME_overlay.png` too, the mask on its picture. Defaults to `False`.
         probabilities: bool, whether to write `NAME_probabilities.tif` too: float32, one page a class. Defaults to `False`.
         overwrite: bool, whether files that are there already may be replaced. Defaults to `False`: that is an error before anything is
@@ -103,6 +103,7 @@ def predict_files(
         OSError: if the output folder can't be made or written to.
     """
     check_decidable(model)
+    check_threshold(threshold, model.output_shape[-1])
     reading = plan_reading(model, size, tile, overlap)
     targets = plan_targets(
         sources, output, overlay=overlay, probabilities=probabilities, overwrite=overwrite

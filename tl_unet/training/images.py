@@ -33,7 +33,8 @@ class TrainingImages:
         from tl_unet.data import augmentation
 
         options = self.options
-        seed = options.seed * 100_003 + epoch * 16  # `augmentation` takes the next few numbers too
+        # `augmentation` takes the next few numbers, too; PyTorch's and JAX's generators take 31 bits.
+        seed = (options.seed * 100_003 + epoch * 16) % (2**31 - 16)
         colour = {} if options.channels == 3 else {"saturation": 0.0, "hue": 0.0}
         augment = options.augment and augmentation(scale=0.3, seed=seed, **colour)
         return self._load("train", shuffle=True, augment=augment, seed=seed).dataset
