@@ -342,9 +342,10 @@ def test_a_folder_whose_header_alone_was_written_begins_anew(folder, monkeypatch
         raise OSError("no space")
 
     # The disk takes the one file and not the other.
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
-        patched.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
         FolderStore(folder, "float32", {"encoder": "x"})
+    monkeypatch.undo()
     assert len(FolderStore(folder, "float32", {"encoder": "x"})) == 0
 
 
