@@ -54,7 +54,7 @@ def _open(source: Any, orient: bool, warn: Callable = warnings.warn, low_bytes: 
     """Opens and decodes a file (a path, or its bytes), turned upright if `orient`.
 
     Pillow keeps the high byte of colours of 16 bits; the low one instead with `low_bytes`. The image's `info` says whether it
-    had 16 bits, how many samples a pixel, and whether the fourth is one that Pillow reads and then hides.
+    had 16 bits, how many samples a pixel, whether the fourth is one that Pillow reads and then hides, and its EXIF orientation.
     """
     image_module, image_ops = pillow()
     try:
@@ -80,6 +80,7 @@ def _open(source: Any, orient: bool, warn: Callable = warnings.warn, low_bytes: 
     if image.format == "GIF":
         image = image.convert("RGB")  # its palette is the writer's, the indices mean nothing
     try:
+        image.info["orientation"] = _orientation(image)  # turning takes it away
         return image_ops.exif_transpose(image) if orient else image
     except Exception as error:
         warn(
@@ -174,9 +175,13 @@ def orientation(source: str | os.PathLike | bytes) -> int:
     image_module, _ = pillow()
     try:
         with image_module.open(_stream(source)) as image:
-            value = image.getexif().get(0x0112, 1)
+            return _orientation(image)
     except Exception:  # whatever is wrong with the file, reading the picture tells
         return 1
+
+
+def _orientation(image):
+    value = image.getexif().get(0x0112, 1)
     return value if value in range(1, 9) else 1
 
 

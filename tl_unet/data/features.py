@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tl_unet.data.pipeline import prefetched
+
 
 def map_features(
     dataset: tf.data.Dataset, maps: list, read: Callable[[np.ndarray], list], dtype
@@ -28,5 +30,4 @@ def map_features(
         found = [tf.ensure_shape(x, known.shape) for x, known in zip(found, maps, strict=False)]
         return ((*found, images), *rest)
 
-    mapped = dataset.map(replace, num_parallel_calls=tf.data.AUTOTUNE)
-    return mapped.prefetch(tf.data.AUTOTUNE)
+    return prefetched(dataset.map(replace, num_parallel_calls=tf.data.AUTOTUNE))

@@ -95,8 +95,11 @@ def load_pair(
 
 def _check_sides(picture, values, image, mask, warn):
     """Raises ValueError if image and mask differ in size, and warns if it doesn't show whether both are turned alike."""
+    fits = picture.size == values.shape[::-1]
+    if fits and picture.info.get("orientation") == 1:
+        return  # as nearly always: no need to open the mask again
     turned = orientation(image), orientation(mask)
-    if picture.size != values.shape[::-1]:
+    if not fits:
         swapped = picture.size == values.shape and turned[0] != turned[1]
         raise ValueError(
             f"the image is {picture.size[1]} x {picture.size[0]} (height x width), its mask "
@@ -294,7 +297,18 @@ def build_subset(
             raise TypeError(f"`augment` must be a bool or a callable. Received: {augment!r}")
         # One call after another: in parallel, which batch draws which random number is chance.
         dataset = dataset.map(augment)
-    return Subset(dataset.prefetch(tf.data.AUTOTUNE), list(names))
+    return Subset(prefetched(dataset), list(names))
+
+
+def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The end of a pipeline: batches are made while the last one is used, with as many calls at a time as there are processors.
+
+    TensorFlow's own tuning of such numbers is turned off. While all processors are busy, TensorFlow 2.21 often holds the end of a
+    pass back until its tuning thread wakes, after intervals that double each time: a pass can take up to twice as long.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False  # AUTOTUNE then means the number of processors
+    return dataset.prefetch(2).with_options(options)
 
 
 def build_pairs(
