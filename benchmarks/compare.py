@@ -275,7 +275,9 @@ def main(argv=None):
     kept = (document["machine"] or {}).get("versions", {})
     document["machine"] = about = machine(arguments.threads, found)
     about |= {"quick": arguments.quick, "rounds": arguments.rounds}
-    about["versions"] = kept | about["versions"]  # this call may need fewer environments
+    # This call may need fewer environments, or run in one with fewer packages.
+    seen = {name: kept.get(name, {}) | found for name, found in about["versions"].items()}
+    about["versions"] = kept | seen
     for number, (work, encoder) in enumerate(cells, 1):
         name = report.cell_name(work, encoder)
         if name in document["cells"]:

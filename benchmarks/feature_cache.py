@@ -1,7 +1,7 @@
-"""Measures what `cache_features` and `fold_batch_norm` save in training on a frozen encoder, and writes the table of docs/guides/speed.md.
+"""Measures what `cache_features` and `fold_batch_norm` save in training on a frozen encoder, and writes a table.
 
     python benchmarks/feature_cache.py --data DIRECTORY             # of the unpacked Oxford-IIIT Pet archives; on an idle machine
-    python benchmarks/feature_cache.py --data DIRECTORY --size 64 --images 8 --rounds 2 --encoders mobilenetv2 --table try.md --json try.json
+    python benchmarks/feature_cache.py --data DIRECTORY --size 64 --images 8 --rounds 2 --encoders mobilenetv2 --json try.json
 
 For each encoder the same pictures are trained on for an epoch in turn: the whole model, the model with a folded encoder, and the decoder on cached features in float32
 and in float16. The medians of the rounds are taken, and the ratios to the whole model's time of the same round. Weights are random: they don't change
@@ -27,7 +27,6 @@ from tl_unet.data import oxford_pets
 from tl_unet.runs import replacing, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "docs/guides/feature-cache-table.md"
 ENCODERS = ("vgg16", "resnet50", "densenet121", "mobilenetv2", "efficientnetv2b0")
 WAYS = ("whole", "folded", "float32", "float16")
 
@@ -45,10 +44,12 @@ def epoch(model, data):
     return time.perf_counter() - start
 
 
-def measure(encoder, data, images, size, rounds):
+def measure(encoder, filters, data, images, size, rounds):
     """The row of an encoder: seconds of an epoch in each way, by round, and what the features take."""
+    if filters is not None:
+        filters = filters[: tl_unet.get_encoder_spec(encoder).stride.bit_length() - 1]
     model = tl_unet.build_unet(
-        encoder, freeze=False, weights=None, decoder_filters=None, normalization="batch"
+        encoder, freeze=False, weights=None, decoder_filters=filters, normalization="batch"
     )
     tl_unet.freeze_encoder(model)
     row = {"bytes": tl_unet.feature_bytes(model, (size, size)), "seconds": {}}
@@ -70,8 +71,10 @@ def measure(encoder, data, images, size, rounds):
 def table(document):
     """The measured rows as Markdown."""
     about = document["setting"]
+    filters = about["filters"]
+    decoder = f"decoder filters {', '.join(map(str, filters))}" if filters else "default decoder"
     lines = [
-        f"*An epoch of {about['images']} real pets at {about['size']}x{about['size']}, batches of {about['batch']}, default decoder with batch normalisation; times "
+        f"*An epoch of {about['images']} real pets at {about['size']}x{about['size']}, batches of {about['batch']}, {decoder} with batch normalisation; times "
         f"relative to training the whole model with a frozen encoder, medians of {about['rounds']} rounds in turn (quartiles in brackets). {about['machine']}, "
         f"{about['date']}. Made by `benchmarks/feature_cache.py`.*",
         "",
@@ -103,17 +106,22 @@ def main(argv=None):
         help="directory of the unpacked pet archives, or tfds (downloads them)",
     )
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS))
+    parser.add_argument(
+        "--filters", type=int, nargs="+", help="of the decoder; default: build_unet's own"
+    )
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/feature-cache.json")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/feature-cache.json",
+                        help="file of what is measured, beside which the table (.md) is written; default: %(default)s")  # fmt: skip
     arguments = parser.parse_args(argv)
 
     for name in arguments.encoders:
         tl_unet.get_encoder_spec(name)  # raises for a wrong name, before the first hour
-    setting = {key: getattr(arguments, key) for key in ("size", "batch", "images", "rounds")}
+    setting = {
+        key: getattr(arguments, key) for key in ("filters", "size", "batch", "images", "rounds")
+    }
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, TensorFlow {tf.__version__}, Keras {keras.__version__}"
     document = {"setting": {**setting, "machine": machine}, "rows": {}}
     if arguments.json.exists():
@@ -132,13 +140,19 @@ def main(argv=None):
             keras.utils.clear_session()
             keras.utils.set_random_seed(0)
             document["rows"][name] = measure(
-                name, parts["train"].dataset, arguments.images, arguments.size, arguments.rounds
+                name,
+                arguments.filters,
+                parts["train"].dataset,
+                arguments.images,
+                arguments.size,
+                arguments.rounds,
             )
             write_json(arguments.json, document)
             print(f"{name}: measured", flush=True)
-    with replacing(arguments.table) as beside:
+    path = arguments.json.with_suffix(".md")
+    with replacing(path) as beside:
         beside.write_text(table(document), encoding="utf-8")
-    print(f"{arguments.table}: written")
+    print(f"{path}: written")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def profiled(call, calls, layers):
     seconds = sorted(seconds_of(call) for _ in range(calls))[calls // 2]
     places, kinds = collections.Counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        with tf.profiler.experimental.Profile(folder):
+        quiet = tf.profiler.experimental.ProfilerOptions(python_tracer_level=0)
+        with tf.profiler.experimental.Profile(folder, quiet):
             for _ in range(calls):
                 call()
         for path, kind, milliseconds in events(folder):

@@ -23,14 +23,15 @@ def pets(monkeypatch):
 @pytest.mark.slow
 def test_cached_features_are_timed_against_the_whole_model(pets, tmp_path, capsys):
     options = ["--data", pets, "--size", "32", "--images", "4", "--batch", "2", "--rounds", "2"]
-    options += ["--table", str(tmp_path / "table.md"), "--json", str(tmp_path / "x.json")]
+    options += ["--filters", "8", "4", "4", "4", "4", "--json", str(tmp_path / "x.json")]
     feature_cache.main([*options, "--encoders", "unet"])
     row = json.loads((tmp_path / "x.json").read_text())["rows"]["unet"]
     assert {way: len(values) for way, values in row["seconds"].items()} == dict.fromkeys(
         feature_cache.WAYS, 2
     )
-    table = (tmp_path / "table.md").read_text()
+    table = (tmp_path / "x.md").read_text()
     assert table.count("| `unet` |") == 1
+    assert "decoder filters 8, 4, 4, 4, 4 with" in table
     capsys.readouterr()
     feature_cache.main([*options, "--encoders", "unet", "mobilenetv2"])
     assert "unet: measured" not in capsys.readouterr().out

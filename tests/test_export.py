@@ -40,6 +40,23 @@ def test_any_size_and_number_of_images_give_the_masks_of_keras(format, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("litert", {"decoder": "residual", "upsampling": "nearest"}),
+        ("litert", {"decoder": "attention", "upsampling": "bilinear"}),
+        ("onnx", {"decoder": "attention", "upsampling": "bilinear"}),
+    ],
+)
+def test_any_size_whatever_enlarges_the_maps(format, options, tmp_path):
+    needs(format)
+    model = tiny_unet(**options)
+    path = tl_unet.export_model(model, tmp_path / "model", format)
+    for images in (pictures(), pictures(1, 50, 37)):
+        assert tl_unet.max_difference(model, path, images) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["openvino-int8", "litert-int8"])
 def test_integer_models_say_nearly_the_same(format, tmp_path):
     needs(format)

@@ -46,10 +46,8 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
             an earlier SavedModel.
         format: one of `"saved-model"`, `"onnx"`, `"openvino"`, `"litert"` (formerly TensorFlow Lite), and `"openvino-int8"` and
             `"litert-int8"`, whose convolutions compute in 8-bit integers, calibrated on `images`. Defaults to `"saved-model"`.
-        size: int or `(height, width)`, to fix the sides. Some runtimes are faster then. Every format needs it for
-            `upsampling="bilinear"`, LiteRT also for `"nearest"` with decoders that enlarge a map before anything else
-            (`"residual"`, or any with `dropout`), and `"litert-int8"` in any case (the sides of `images` if not given).
-            Defaults to `None`: the model's own, any size where they are unknown.
+        size: int or `(height, width)`, to fix the sides. Some runtimes are faster then; `"litert-int8"` needs it (the sides of
+            `images` if not given). Defaults to `None`: the model's own, any size where they are unknown.
         images: array `(count, height, width, channels)` of typical raw images, some dozens, for the int8 formats. Defaults to
             `None`.
 

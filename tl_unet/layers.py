@@ -128,7 +128,7 @@ class UpSampling2D(keras.layers.UpSampling2D):
     """`keras.layers.UpSampling2D` that also interpolates maps whose sides are known at run time only.
 
     Keras' own cannot: `predict` on pictures of several sizes, and files for other runtimes that take any size, end with an error
-    there. Where the sides are known this is the same computation, where not, the same function to rounding.
+    there (with `"nearest"` those for LiteRT). Where the sides are known this is the same computation, where not, the same function to rounding.
 
     Args:
         size: int or pair of ints, by which the sides are multiplied. Defaults to `(2, 2)`.
@@ -160,16 +160,19 @@ class UpSampling2D(keras.layers.UpSampling2D):
         super().__init__(size, interpolation=interpolation, **kwargs)
 
     def call(self, x):
-        known = all(isinstance(side, int) for side in ops.shape(x)[1:3])
-        if self.interpolation == "nearest" or known:
+        if all(isinstance(side, int) for side in ops.shape(x)[1:3]):
             return super().call(x)
         for axis, factor in enumerate(self.size, 1):
-            x = _interpolated(x, axis, factor)
+            near = self.interpolation == "nearest"
+            phases = [x] * factor if near else _interpolated(x, axis, factor)
+            shape = [*ops.shape(x)]
+            shape[axis] = -1
+            x = ops.reshape(ops.stack(phases, axis=axis + 1), shape)
         return x
 
 
 def _interpolated(x, axis, factor):
-    """Multiplies a side by `factor`, with linear interpolation between the centres of pixels, the edge repeated."""
+    """The pixels between the centres of those along an axis, the edge repeated: tensors like `x`, one for each place in an enlarged pixel."""
 
     def part(start, stop):
         return x[(slice(None),) * axis + (slice(start, stop),)]
@@ -181,9 +184,7 @@ def _interpolated(x, axis, factor):
         offset = (phase + 0.5) / factor - 0.5
         other = before if offset < 0 else after
         phases.append(x + abs(offset) * (other - x) if offset else x)
-    shape = [*ops.shape(x)]
-    shape[axis] = -1
-    return ops.reshape(ops.stack(phases, axis=axis + 1), shape)
+    return phases
 
 
 # Along one axis: what of the three taps of a kernel on a doubled map falls on each of the four taps of a transposed convolution with stride 2.

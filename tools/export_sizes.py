@@ -1,4 +1,4 @@
-"""Tries every export format with unknown sides at two sizes of images, once for each kind of up-sampling, and writes a table.
+"""Tries every export format with unknown sides at two sizes of images, for decoders that enlarge maps in different ways, and writes a table.
 
 What a format can do depends on the model's operations and not on its weights, so these are random.
 
@@ -14,11 +14,19 @@ import keras
 import numpy as np
 
 import tl_unet
-from tl_unet.decoders import UPSAMPLING
 from tl_unet.export import SUFFIXES
 
 SIZES = (64, 64), (75, 130)  # also one that the encoder's stride does not divide
-FILTERS = (64, 32, 16, 16, 8)
+# Decoder, up-sampling and filters.
+CASES = (
+    ("unet", "transpose", (64, 32, 16, 16, 8)),
+    ("unet", "nearest", (64, 32, 16, 16, 8)),
+    ("unet", "bilinear", (64, 32, 16, 16, 8)),
+    ("residual", "nearest", (64, 32, 16, 16, 8)),
+    ("attention", "nearest", (64, 32, 16, 16, 8)),
+    ("unet3plus", "bilinear", (8, 8, 8, 8, 8)),
+    ("fpn", "bilinear", (32, 16)),
+)
 PACKAGES = ("keras", "tensorflow", "onnxruntime", "openvino", "nncf", "ai-edge-litert")
 
 
@@ -49,27 +57,30 @@ def main():
     parser.add_argument("--encoder", default="mobilenetv2")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the table, Markdown")
     arguments = parser.parse_args()
-    cells = {format: [] for format in SUFFIXES}
-    for upsampling in UPSAMPLING:
+    rows = []
+    for decoder, upsampling, filters in CASES:
         keras.utils.set_random_seed(0)
         model = tl_unet.build_unet(
             arguments.encoder,
             weights=None,
             freeze=False,
+            decoder=decoder,
             upsampling=upsampling,
             normalization="batch",
-            decoder_filters=FILTERS,
+            decoder_filters=filters,
         )
-        for format, found in cells.items():
+        found = []
+        for format in SUFFIXES:
             with tempfile.TemporaryDirectory() as folder:
                 found.append(attempt(model, format, f"{folder}/model"))
-            print(upsampling, format, found[-1], flush=True)
+            print(decoder, upsampling, format, found[-1], flush=True)
+        rows.append(f'| `"{decoder}"` | `"{upsampling}"` | {" | ".join(found)} |')
     sizes = " and ".join(f"{height}x{width}" for height, width in SIZES)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     lines = [
-        "| format | " + " | ".join(f'`"{kind}"`' for kind in UPSAMPLING) + " |",
-        "| --- |" + " --- |" * len(UPSAMPLING),
-        *(f'| `"{format}"` | ' + " | ".join(found) + " |" for format, found in cells.items()),
+        "| `decoder` | `upsampling` | " + " | ".join(f'`"{format}"`' for format in SUFFIXES) + " |",
+        "| --- | --- |" + " --- |" * len(SUFFIXES),
+        *rows,
         "",
         f"Exported without `size=`, run on images of {sizes}; in brackets the largest difference from Keras' probabilities. U-Nets on {arguments.encoder} with random "
         f"weights; {versions}. Made by `python tools/export_sizes.py`.",
