@@ -10,6 +10,7 @@ included (on a CPU what follows may be fused into it); any other belongs to the 
 
 import argparse
 import collections
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -55,8 +56,9 @@ def place(path, kind, layers):
         return "convolutions"
     parts = path.split("/")
     for part in reversed(parts):
-        if part in layers:
-            return layers[part]
+        # TensorFlow numbers what is called again.
+        if layer := layers.get(part) or layers.get(re.sub(r"_\d+$", "", part)):
+            return layer
     return "optimizer" if any(part.lower().startswith("adam") for part in parts) else "other"
 
 
@@ -79,6 +81,14 @@ def profiled(call, calls, layers):
     return {"milliseconds": 1000 * seconds, "places": dict(places), "kinds": dict(kinds)}
 
 
+def kinds_of_layers(model):
+    """Name and class name of each layer of a model and of the models in it."""
+    for layer in model.layers:
+        yield layer.name, type(layer).__name__
+        if hasattr(layer, "layers"):
+            yield from kinds_of_layers(layer)
+
+
 def measure(work, encoder, calls, threads):
     """The row of a work and an encoder: a dict, ready for JSON."""
     side_keras.set_up(threads)
@@ -90,7 +100,7 @@ def measure(work, encoder, calls, threads):
     task = {"library": "tl_unet", "variant": WAYS[work], "work": work, "encoder": encoder}
     task |= {"batch": WORK[work].batch, "size": WORK[work].size, "threads": threads}
     model = side_keras.BUILD["tl_unet"](encoder, task["size"])
-    layers = {layer.name: type(layer).__name__ for layer in model.layers}
+    layers = dict(kinds_of_layers(model))
     row = profiled(side_keras.PREPARE[work](model, task), calls, layers)
     if task["variant"] == "cached":
         images = side_keras.images_of(task)
@@ -101,10 +111,12 @@ def measure(work, encoder, calls, threads):
 
 
 def shares(counts, most):
-    """The greatest `most` of a counter in per cent of the sum, as a sentence."""
+    """The greatest `most` of a counter in per cent of the sum, those below one per cent left out."""
     total = sum(counts.values())
-    greatest = collections.Counter(counts).most_common(most)
-    return ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in greatest)
+    greatest = {
+        n: 100 * value / total for n, value in collections.Counter(counts).most_common(most)
+    }
+    return ", ".join(f"{name} {share:.0f} %" for name, share in greatest.items() if share >= 1)
 
 
 def table(document, places, kinds):

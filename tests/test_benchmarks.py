@@ -154,7 +154,7 @@ def test_children_take_turns(tmp_path):
 def test_operations_belong_to_the_layer_they_were_made_for():
     layers = {"conv1_bn": "BatchNormalization", "conv1": "Conv2D"}
     assert profile_step.place("unet/conv1_bn/Mul", "Mul", layers) == "BatchNormalization"
-    assert profile_step.place("gradient_tape/unet/conv1/Sum", "Sum", layers) == "Conv2D"
+    assert profile_step.place("gradient_tape/unet_1/conv1_1/Sum", "Sum", layers) == "Conv2D"
     kind = "Conv2DBackpropFilter"
     assert profile_step.place("gradient_tape/unet/conv1/x", kind, layers) == "convolutions"
     assert profile_step.place("Adam/Mul_7", "Mul", layers) == "optimizer"
