@@ -285,6 +285,8 @@ def main(argv=None):
         print(f"{number}/{len(cells)} {name}", flush=True)
         document["cells"][name] = {
             "work": work,
+            "date": about["date"],
+            "versions": about["versions"],
             **measure(work, encoder, arguments, found, missing),
         }
         report.write(document, arguments.json)

@@ -10,6 +10,7 @@ from contestants import OURS, PLAIN, WORK
 # Whose versions the results depend on, as PyPI spells them.
 PACKAGES = (
     "keras",
+    "jax",
     "tensorflow",
     "tensorflow-cpu",
     "numpy",

@@ -187,6 +187,25 @@ def test_a_mask_on_the_stored_pixels_of_a_turned_picture_is_told():
     assert ["not turned" in str(message) for message in told] == [True, True]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_orientation_is_known_whatever_the_kind_of_file(kind):
+    told = []
+    for orientation in (1, 3):
+        image = encoded(Image.new("RGB", (20, 10)), kind, exif=turned(orientation))
+        mask = encoded(Image.new("L", (20, 10)))
+        load_pair(image, mask, (4, 4), LabelTable(), warn=told.append)
+        assert len(told) == (orientation > 1)
+
+
+def test_what_is_taken_as_stored_is_not_told_of_damaged_exif(monkeypatch):
+    def stumble(*args):
+        raise TypeError("no number")
+
+    monkeypatch.setattr("PIL.Image.Exif.load", stumble)
+    image = encoded(Image.new("RGB", (6, 4)))
+    decode_image(image, orient=False, warn=lambda message: pytest.fail(str(message)))
+
+
 def test_each_kind_of_warning_is_told_once():
     warn = warn_once()
     with warnings.catch_warnings(record=True) as told:

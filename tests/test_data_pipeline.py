@@ -116,6 +116,11 @@ def test_shuffling_is_a_new_permutation_each_epoch_and_repeats_with_the_seed(cou
         assert epochs[0] != epochs[1]
 
 
+def test_tensorflows_tuning_is_off():
+    # It can hold the end of a pass back, but only on a busy machine and not always.
+    assert numbered().dataset.options().autotune.enabled is False
+
+
 def test_masks_are_float_for_one_class_and_indices_for_more():
     assert next(iter(numbered().dataset))[1].dtype == tf.float32
     assert next(iter(numbered(classes=2).dataset))[1].dtype == tf.int32

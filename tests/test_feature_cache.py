@@ -142,6 +142,7 @@ def test_a_shuffled_data_set_keeps_images_and_masks_together():
     data = tf.data.Dataset.from_tensor_slices((images, masks)).shuffle(8, seed=0).batch(3)
     model = frozen()
     _, features = tl_unet.cache_features(model, data, verbose=0)
+    assert features.options().autotune.enabled is False  # as in tl_unet.data
     encoder, _ = tl_unet.split_model(model)
     orders = []
     for _ in range(2):

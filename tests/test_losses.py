@@ -452,3 +452,16 @@ def test_weights_of_images_weigh_a_keras_loss_as_those_of_their_pixels(reduction
     assert float(loss(mask, prediction, np.ones(2, "float32"))) == pytest.approx(
         float(loss(mask, prediction))
     )
+
+
+def test_weights_of_images_weigh_a_keras_loss_of_whole_images():
+    random = np.random.default_rng(0)
+    mask = (random.uniform(size=(2, 8, 8, 1)) > 0.5).astype("float32")
+    prediction = random.uniform(0.1, 0.9, mask.shape).astype("float32")
+    of_images = keras.losses.Dice(axis=(1, 2, 3))
+    loss = LossSum([of_images])
+    weights = np.array([1.0, 3.0], "float32")
+    each = np.asarray(ops.convert_to_numpy(of_images.call(mask, prediction)))
+    assert float(loss(mask, prediction, weights)) == pytest.approx(np.mean(each * weights))
+    with pytest.raises(ValueError, match="no value for each pixel"):
+        loss(mask, prediction, np.ones((2, 8, 8), "float32"))

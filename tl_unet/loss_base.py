@@ -114,13 +114,6 @@ class LossSum(LossArithmetic, keras.losses.Loss):
         """
         y_pred = ops.convert_to_tensor(y_pred)
         image_weight, pixel_weight = split_sample_weight(sample_weight, y_pred)
-        for_keras = None
-        if image_weight is not None:
-            # One for each pixel: Keras' reductions may divide by their sum.
-            for_keras = ops.reshape(image_weight, (-1, 1, 1))
-            for_keras = ops.broadcast_to(for_keras, ops.shape(y_pred)[:3])
-        elif pixel_weight is not None:
-            for_keras = ops.squeeze(pixel_weight, -1)
         y_true = ops.convert_to_tensor(y_true)
         mask_for_keras = y_true
         if len(y_true.shape) == 3 and y_pred.shape[-1] == 1:
@@ -131,7 +124,8 @@ class LossSum(LossArithmetic, keras.losses.Loss):
             if isinstance(loss, LossArithmetic):
                 value = loss(y_true, y_pred, sample_weight)
             else:
-                value = loss(mask_for_keras, y_pred, for_keras)
+                weights = _weights_for(loss, mask_for_keras, y_pred, image_weight, pixel_weight)
+                value = loss(mask_for_keras, y_pred, weights)
             total = total + weight * ops.cast(value, "float32")
         return total
 
@@ -157,6 +151,26 @@ class LossSum(LossArithmetic, keras.losses.Loss):
         """Makes the sum that `get_config` described."""
         losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
         return cls(**{**config, "losses": losses})
+
+
+def _weights_for(loss, y_true, y_pred, image_weight, pixel_weight):
+    """Weights of images or of pixels in the shape of what a loss of Keras gives: values of images, or of pixels."""
+    if image_weight is None and pixel_weight is None:
+        return None
+    y_pred = ops.cast(y_pred, "float32")
+    values = ops.convert_to_tensor(loss.call(ops.cast(y_true, "float32"), y_pred))
+    if pixel_weight is not None:
+        if len(values.shape) < 3:
+            raise ValueError(
+                f"The loss {loss.name!r} gives no value for each pixel, so weights of pixels can't be applied. Give weights of images, or "
+                "another loss."
+            )
+        return ops.squeeze(pixel_weight, -1)
+    if len(values.shape) < 2:
+        return image_weight
+    # One for each value: Keras' reductions may divide by their sum.
+    weights = ops.reshape(image_weight, (-1, *[1] * (len(values.shape) - 1)))
+    return ops.broadcast_to(weights, ops.shape(values))
 
 
 class SegmentationLoss(LossArithmetic, keras.losses.Loss):

@@ -70,6 +70,7 @@ def _open(source: Any, orient: bool, warn: Callable = warnings.warn, low_bytes: 
             raise image_module.UnidentifiedImageError(f"Pillow does not read its {samples} bands")
         if low_bytes:
             image.tile = [_other_byte(tile) for tile in image.tile]
+        turned = tags.get(274, 1)  # loading a TIFF turns it
         image.load()  # also closes the file
     except (OSError, SyntaxError, ValueError, MemoryError, image_module.DecompressionBombError):
         raise
@@ -79,9 +80,12 @@ def _open(source: Any, orient: bool, warn: Callable = warnings.warn, low_bytes: 
     image.info |= {"deep": deep, "samples": samples, "hidden": hidden}
     if image.format == "GIF":
         image = image.convert("RGB")  # its palette is the writer's, the indices mean nothing
+    if not orient:
+        return image
     try:
-        image.info["orientation"] = _orientation(image)  # turning takes it away
-        return image_ops.exif_transpose(image) if orient else image
+        # Turning takes it away.
+        image.info["orientation"] = turned if turned in range(2, 9) else _orientation(image)
+        return image_ops.exif_transpose(image)
     except Exception as error:
         warn(
             UnclearOrientation(

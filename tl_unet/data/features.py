@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tl_unet.data.pipeline import prefetched
+from tl_unet.data.pipeline import PROCESSORS, prefetched
 
 
 def map_features(
@@ -30,4 +30,4 @@ def map_features(
         found = [tf.ensure_shape(x, known.shape) for x, known in zip(found, maps, strict=False)]
         return ((*found, images), *rest)
 
-    return prefetched(dataset.map(replace, num_parallel_calls=tf.data.AUTOTUNE))
+    return prefetched(dataset.map(replace, num_parallel_calls=PROCESSORS))

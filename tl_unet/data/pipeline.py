@@ -20,6 +20,7 @@ from tl_unet.data.decoding import UnclearOrientation, decode_image, decode_mask,
 from tl_unet.data.labels import LabelTable
 from tl_unet.pictures import resize_picture, warn_once
 
+PROCESSORS = os.cpu_count() or 1
 _REPORTED = 100  # problems spelt out in one error; beyond that only their number is given
 
 
@@ -287,7 +288,7 @@ def build_subset(
     dataset = tf.data.Dataset.range(len(names))
     if shuffle:
         dataset = dataset.shuffle(len(names), seed=seed, reshuffle_each_iteration=True)
-    dataset = dataset.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch_size).map(batch, num_parallel_calls=PROCESSORS)
     if augment:
         if augment is True:
             # Hue and saturation are properties of RGB.
@@ -301,13 +302,13 @@ def build_subset(
 
 
 def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The end of a pipeline: batches are made while the last one is used, with as many calls at a time as there are processors.
+    """The end of a pipeline: batches are made while the last one is used.
 
-    TensorFlow's own tuning of such numbers is turned off. While all processors are busy, TensorFlow 2.21 often holds the end of a
+    TensorFlow's own tuning is turned off. While all processors are busy, TensorFlow 2.21 often holds the end of a
     pass back until its tuning thread wakes, after intervals that double each time: a pass can take up to twice as long.
     """
     options = tf.data.Options()
-    options.autotune.enabled = False  # AUTOTUNE then means the number of processors
+    options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
 
 
