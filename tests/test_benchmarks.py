@@ -12,6 +12,7 @@ import pytest
 import report
 import side_keras
 import worker
+from tiny import tiny_unet
 
 
 def document(quick=False, **seconds):
@@ -165,6 +166,8 @@ def test_operations_belong_to_the_layer_they_were_made_for():
 def test_the_profile_says_what_a_step_is_spent_on(tmp_path, monkeypatch, capsys):
     small = {w: dataclasses.replace(r, batch=1, size=64) for w, r in contestants.WORK.items()}
     monkeypatch.setattr(profile_step, "WORK", small)
+    tiny = tiny_unet(normalization="batch", upsampling="nearest")
+    monkeypatch.setitem(side_keras.BUILD, "tl_unet", lambda encoder, size: tiny)
     path = tmp_path / "x.json"
     run = ["--encoders", "mobilenetv2", "--calls", "2", "--operations", "4", "--json", str(path)]
     profile_step.main(run)

@@ -17,6 +17,7 @@ build = tl_unet.build_unet
 def pets(monkeypatch):
     """The folder of the real pets; networks are tiny."""
     monkeypatch.setattr(tl_unet, "build_unet", lambda name, **options: build(TINY, **options))
+    monkeypatch.setattr(tl_unet, "get_encoder_spec", lambda name: TINY)
     return str(shared_path("oxford_pets"))
 
 

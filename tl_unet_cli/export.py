@@ -56,7 +56,7 @@ def export(
         str | None,
         typer.Option(
             metavar="N|HxW",
-            help="Fix the sides of the pictures it takes. Default: any size where the format can.",
+            help="Fix the sides of the pictures it takes. Default: any size; for litert-int8, which can not, that of the training.",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +76,8 @@ def export(
     fixed = size and parse_size(size)
     network, trained = open_model(model)
     seen = fixed or trained.get("size") or 256
-    if format.startswith("litert") and fixed is None:
-        fixed = tuple(trained["size"]) if trained else None  # LiteRT resizes to known sides only
+    if format == "litert-int8" and fixed is None:
+        fixed = tuple(trained["size"]) if trained else None  # its sides must be known
     with failures(usage=FileExistsError):
         pictures = _pictures(network, model, images, seen, count)
         if format.endswith("int8") and pictures is None:
