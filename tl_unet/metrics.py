@@ -184,7 +184,8 @@ class _OverlapMetric(keras.metrics.Metric):
         self._low.assign(low - again * _CARRY)
 
     def _totals(self):
-        return self._high * _CARRY + self._low
+        # A tensor: a variable would take the factor as `floatx`, which may not reach so far.
+        return ops.convert_to_tensor(self._high) * _CARRY + self._low
 
     def _score(self, counts):
         """Returns scores and, as ones and zeros, whether a class occurs in mask or prediction at all."""
