@@ -173,12 +173,11 @@ class UpSampling2D(keras.layers.UpSampling2D):
 
 def _interpolated(x, axis, factor):
     """The pixels between the centres of those along an axis, the edge repeated: tensors like `x`, one for each place in an enlarged pixel."""
-
-    def part(start, stop):
-        return x[(slice(None),) * axis + (slice(start, stop),)]
-
-    before = ops.concatenate([part(None, 1), part(None, -1)], axis=axis)
-    after = ops.concatenate([part(1, None), part(-1, None)], axis=axis)
+    # Not by slices and concatenation: converters stumble over the empty slice of a side of one pixel.
+    side = ops.shape(x)[axis]
+    places = ops.arange(side, dtype="int32")
+    before = ops.take(x, ops.maximum(places - 1, 0), axis=axis)
+    after = ops.take(x, ops.minimum(places + 1, side - 1), axis=axis)
     phases = []
     for phase in range(factor):
         offset = (phase + 0.5) / factor - 0.5
