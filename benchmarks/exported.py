@@ -8,32 +8,46 @@ from pathlib import Path
 
 import numpy as np
 
+WORKER = Path(__file__).with_name("worker.py")
 WORK = ("onnxruntime", "openvino", "int8")
 
 
-def prepare(task, worker):
+def prepare(task):
     """A function that predicts an image, and facts about the model.
 
     Exporting can take many times the memory of running. It is done in a process that ends, so this one has what running takes.
 
     Args:
-        task: dict, what `worker` is told, with one of `WORK`.
-        worker: path of the script that exports into `task["folder"]`.
+        task: dict, what `worker.py` is told, with one of `WORK`.
 
     Returns:
         The function, and a dict.
     """
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, worker, json.dumps(task | {"folder": folder})],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        facts = json.loads(done.stdout or "{}")
-        if not facts.pop("ready", False):
-            raise RuntimeError(facts.get("error", f"export ended with status {done.returncode}"))
+        facts = write(task, folder)
         return runner(Path(folder), task["threads"]), facts
+
+
+def write(task, folder):
+    """Exports in another process.
+
+    Args:
+        task: as in `prepare`.
+        folder: path of a directory, for the model's file and `image.npy`.
+
+    Returns:
+        A dict, facts about the model.
+    """
+    done = subprocess.run(
+        [sys.executable, WORKER, json.dumps(task | {"folder": str(folder)})],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    facts = json.loads(done.stdout or "{}")
+    if not facts.pop("ready", False):
+        raise RuntimeError(facts.get("error", f"export ended with status {done.returncode}"))
+    return facts
 
 
 def runner(folder, threads):
@@ -57,11 +71,22 @@ def runner(folder, threads):
         )
         feed = {session.get_inputs()[0].name: image}
         return lambda: session.run(None, feed)[0]
+    compiled = read_openvino(folder, threads)
+    return lambda: compiled(image)[0]
+
+
+def read_openvino(folder, threads, **settings):
+    """The `.xml` file of a directory, compiled by OpenVINO for the processor.
+
+    Args:
+        folder: path of the directory.
+        threads: int.
+        **settings: further ones, by OpenVINO's names.
+    """
     import openvino
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the file is deleted
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    settings |= {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings |= {"INFERENCE_PRECISION_HINT": "f32"}  # newer processors get bfloat16 else
-    compiled = core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)
-    return lambda: compiled(image)[0]
+    return core.compile_model(str(next(folder.glob("*.xml"))), "CPU", settings)

@@ -10,8 +10,6 @@ import os
 import sys
 import time
 
-import exported
-
 
 def peak_memory() -> int | None:
     """The most memory, in bytes, that this process has had; `None` where the system does not tell."""
@@ -33,6 +31,8 @@ def seconds_of(call) -> float:
 def main():
     """Serve until the standard input ends."""
     begun = time.perf_counter()
+    import exported  # it imports NumPy, which belongs to the time of a start
+
     task = json.loads(sys.argv[1])
     # Libraries may print; the answers go where standard output was.
     answers = os.fdopen(os.dup(1), "w")
@@ -43,7 +43,7 @@ def main():
 
     try:
         if task["work"] in exported.WORK and "folder" not in task:
-            call, facts = exported.prepare(task, __file__)
+            call, facts = exported.prepare(task)
         else:
             side = importlib.import_module(
                 "side_torch" if task["library"] == "smp" else "side_keras"

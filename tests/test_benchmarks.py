@@ -7,11 +7,11 @@ import compare
 import contestants
 import exported
 import keras
+import profile_exported
 import profile_step
 import pytest
 import report
 import side_keras
-import worker
 from tiny import tiny_unet
 
 
@@ -187,8 +187,22 @@ def test_a_file_is_exported_in_another_process_and_run_in_this_one():
     pytest.importorskip("onnxruntime")
     task = {"library": "tl_unet", "variant": "", "work": "onnxruntime", "encoder": "mobilenetv2"}
     task |= {"size": 64, "batch": 1, "threads": 1}
-    predict, facts = exported.prepare(task, worker.__file__)
+    predict, facts = exported.prepare(task)
     assert predict().shape == (1, 64, 64, 1)
     assert facts["parameters"] == 6_664_913
     with pytest.raises(RuntimeError, match="tiny"):
-        exported.prepare(task | {"encoder": "tiny"}, worker.__file__)
+        exported.prepare(task | {"encoder": "tiny"})
+
+
+@pytest.mark.slow
+def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    small = dataclasses.replace(contestants.WORK["openvino"], size=64)
+    monkeypatch.setattr(profile_exported, "WORK", {"openvino": small})
+    path = tmp_path / "x.json"
+    run = ["--work", "openvino", "--encoders", "mobilenetv2", "--calls", "2", "--threads", "1"]
+    profile_exported.main([*run, "--json", str(path)])
+    (row,) = json.loads(path.read_text())["rows"]
+    convolutions = sum(v for name, v in row["milliseconds"].items() if "Convolution" in name)
+    assert convolutions > 0.5 * sum(row["milliseconds"].values())
+    assert path.with_suffix(".md").read_text().strip() in capsys.readouterr().out

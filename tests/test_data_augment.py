@@ -117,6 +117,45 @@ def test_each_option_changes_the_image_and_geometry_the_mask(option, value, move
     assert (mask != masks).any() == moves_mask
 
 
+def test_a_flip_moves_pixels_and_does_not_blur_them():
+    images, masks = scene(31, 46, count=8)
+    moved, mask = run(images, masks, **{**OFF, "flip": "horizontal_and_vertical"})
+    seen = set()
+    for index in range(8):
+        axes = next(
+            axes
+            for axes in ((), (0,), (1,), (0, 1))
+            if (np.flip(images[index], axes) == moved[index]).all()
+        )
+        np.testing.assert_array_equal(mask[index], np.flip(masks[index], axes))
+        seen.add(axes)
+    assert len(seen) > 1
+
+
+def test_scale_is_the_change_of_an_objects_side():
+    images, masks = scene(96, 96, count=32)
+    masks[:] = 0
+    masks[:, 36:60, 36:60] = 1
+    _, mask = run(images, masks, **{**OFF, "scale": 0.5})
+    sides = np.sqrt(mask.sum((1, 2, 3))) / 24
+    assert 0.45 < sides.min() < 0.7
+    assert 1.3 < sides.max() < 1.55
+
+
+@pytest.mark.parametrize("shape", [(40, 72), (72, 40)])
+def test_a_turn_is_rigid_whatever_the_shape_of_the_image(shape):
+    images, masks = scene(*shape, count=16)
+    masks[:] = 0
+    middle = shape[0] // 2, shape[1] // 2
+    masks[:, middle[0] - 10 : middle[0] + 10, middle[1] - 10 : middle[1] + 10] = 1
+    _, mask = run(images, masks, **{**OFF, "rotation": 180})
+    rows, columns = np.indices(shape)
+    off = np.hypot(rows - (shape[0] - 1) / 2, columns - (shape[1] - 1) / 2)
+    near = mask[..., 0] * (off < 20)  # farther out mirror images of the square come in
+    np.testing.assert_allclose(near.sum((1, 2)), 400, rtol=0.05)
+    assert (off * near).max() < np.hypot(10, 10) + 1
+
+
 def test_with_everything_off_nothing_changes():
     images, masks = scene()
     moved, mask = run(images, masks, **OFF)
