@@ -202,7 +202,7 @@ def summary(root=RESULTS):
             best = run["validation"]
             cells = [f"{best['dice']:.3f}", f"{best['hard_iou']:.3f}", f"{run['test']['hard_iou']:.3f}"]  # fmt: skip
             cells += [f"{run['best_epoch']} of {run['epochs']}"]
-    XX
+        paper = f"{PUBLISHED[row.model].table1[0]:.4f}"
         lines.append(f"| {MODELS[row.model].title} | {paper} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
