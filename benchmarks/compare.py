@@ -22,7 +22,8 @@ float32. For this vgg16 is without its map of full size, and densenet121 and mob
 26,560 parameters.) medicai and segmodels_keras have decoders of their own
 beyond these settings; the numbers of parameters in the JSON tell.
 
-A measured cell is kept in the JSON file and skipped by the next run; an interrupted run goes on.
+A measured cell is kept in the JSON file and skipped by the next run; an interrupted run goes on. A cell that lacks a contestant now asked for is measured anew,
+all of it; one whose contestant failed stays (`--list` tells), until it is deleted from the file.
 """
 
 import argparse
@@ -42,6 +43,8 @@ from contestants import ENCODERS, OURS, WORK
 
 HERE = Path(__file__).resolve().parent
 PEAK_FLOPS = 2 * 2048**3
+# Not by pip, which not all environments have.
+VERSIONS = "import importlib.metadata as m, json; print(json.dumps([(d.name, d.version) for d in m.distributions()]))"
 
 
 class Child:
@@ -184,22 +187,35 @@ def processor():
     return f"{known['model name']} (family {known.get('cpu family', '?')}, model {known.get('model', '?')})"
 
 
+def platform_name():
+    """The processor, how many cores it has, and the system."""
+    return f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}"
+
+
 def machine(threads, found):
     """What the results depend on: processor, threads, date, and the versions in the environments of these interpreters."""
     versions = {}
     for name, python in found.items():
-        done = subprocess.run(
-            [python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True
-        )
-        rows = json.loads(done.stdout or "[]")
-        packages = {row["name"].lower().replace("_", "-"): row["version"] for row in rows}
+        done = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
+        rows = json.loads(done.stdout)
+        packages = {name.lower().replace("_", "-"): version for name, version in rows}
         versions[name or "tl_unet"] = {p: v for p, v in packages.items() if p in report.PACKAGES}
     return {
-        "platform": f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}",
+        "platform": platform_name(),
         "threads": threads,
         "date": datetime.date.today().isoformat(),
         "versions": versions,
     }
+
+
+def state(cell, work, arguments):
+    """What there is of a cell, or of `None`, for the contestants that are asked for: in words, `"not measured"` if one is not there."""
+    found = (cell or {}).get("contestants", {})
+    asked = [c.name for c in WORK[work].contestants if c.library in arguments.libraries]
+    if not cell or not found.keys() >= set(asked):
+        return "not measured"
+    failed = [name for name in asked if not found[name].get("seconds")]
+    return f"measured; failed: {', '.join(failed)}" if failed else "measured"
 
 
 def parse(argv=None):
@@ -254,15 +270,19 @@ def main(argv=None):
     if arguments.json.is_file():
         document = json.loads(arguments.json.read_text(encoding="utf-8"))
         kept = document["machine"]
-        if (kept["quick"], kept["threads"]) != (arguments.quick, arguments.threads):
+        # One heading stands above all tables.
+        ours = {"quick": arguments.quick, "threads": arguments.threads, "rounds": arguments.rounds}
+        ours |= {"platform": platform_name()}
+        other = {name: kept[name] for name in ours if kept[name] != ours[name]}
+        if other and not arguments.list:
             raise SystemExit(
-                f"{arguments.json} holds cells of another setting (quick={kept['quick']}, threads={kept['threads']}). Give the "
-                "same options, another --json, or delete the file."
+                f"{arguments.json} holds cells of another setting ({', '.join(f'{k}={v!r}' for k, v in other.items())}). Give the "
+                "same options on the same machine, another --json, or delete the file."
             )
     if arguments.list:
         for work, encoder in cells:
-            done = report.cell_name(work, encoder) in document["cells"]
-            print(f"{report.cell_name(work, encoder)}: {'measured' if done else 'not measured'}")
+            name = report.cell_name(work, encoder)
+            print(f"{name}: {state(document['cells'].get(name), work, arguments)}")
         return
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     chosen = [
@@ -280,7 +300,7 @@ def main(argv=None):
     about["versions"] = kept | seen
     for number, (work, encoder) in enumerate(cells, 1):
         name = report.cell_name(work, encoder)
-        if name in document["cells"]:
+        if state(document["cells"].get(name), work, arguments) != "not measured":
             continue
         print(f"{number}/{len(cells)} {name}", flush=True)
         document["cells"][name] = {

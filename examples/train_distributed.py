@@ -116,7 +116,7 @@ class Record(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **logs, "seconds": time.perf_counter() - self.begun}
         self.rows.append(row)
         if self.processes.index == 0:
-            with alone(), replacing(self.run.checkpoint(epoch + 1)) as beside:
+            with alone(), replacing(self.run.checkpoint(epoch + 1), durable=True) as beside:
                 self.model.save_weights(beside)
             self.run.write_history(self.rows)
             keep = {self.run.checkpoint(epoch + 1), self.run.checkpoint(best_epoch(self.rows))}

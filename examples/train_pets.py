@@ -218,15 +218,19 @@ def fit_stage(model, stage, arguments):
     data = load_data(arguments, stage)
     plain = load_data(arguments, stage, augmented=False)["train"].dataset
     tl_unet.freeze_encoder(model) if stage.frozen else tl_unet.unfreeze_encoder(model)
-    compile_model(model, stage, steps=len(data["train"].dataset))
+    steps = len(data["train"].dataset)
+    compile_model(model, stage, steps)
     mask = np.zeros((1, stage.size, stage.size, 1), "float32")
     create_training_variables(model, mask, mask)
     done = len(read_history(record).get("epoch", []))
     if done:
         model.load_weights(checkpoint(folder, done))
     if done < stage.epochs:
+        # One endless sequence, so that an epoch's order and augmentation follow from its number alone.
+        train = data["train"].dataset.repeat().skip(done * steps)
         model.fit(
-            data["train"].dataset,
+            train,
+            steps_per_epoch=steps,
             validation_data=data["validation"].dataset,
             initial_epoch=done,
             epochs=stage.epochs,

@@ -1,6 +1,7 @@
 """What the tests share: the place of the real data and weights, and small models that are built once."""
 
 import functools
+import gc
 import os
 import pathlib
 import socket
@@ -43,6 +44,12 @@ def mobilenetv2_weights():
     return shared_path("weights", "mobilenetv2_imagenet_notop.weights.h5")
 
 
+def pytest_collection_finish(session):
+    """What has been imported by now stays: collecting garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras(request):
     """Every test starts with the default policy and a seed, and leaves no graph behind."""
@@ -60,6 +67,12 @@ def image():
     return np.random.default_rng(0).uniform(0, 255, (2, 45, 70, 3)).astype("float32")
 
 
+@functools.cache
+def _random_weights(builder):
+    """In place of the ImageNet weights of a backbone; pages and docstrings ask for the same few again and again."""
+    return builder(input_shape=(224, 224, 3), weights=None).get_weights()
+
+
 @pytest.fixture
 def offline(monkeypatch):
     """No network: "imagenet" means random weights, and what else looks for a host fails. The registries are restored afterwards."""
@@ -75,11 +88,7 @@ def offline(monkeypatch):
         return build
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(
-        weights,
-        "_imagenet_weights",
-        lambda spec: spec.builder(input_shape=(224, 224, 3), weights=None).get_weights(),
-    )
+    monkeypatch.setattr(weights, "_imagenet_weights", lambda spec: _random_weights(spec.builder))
     # For those who call `keras.applications` themselves; the registry holds the original functions.
     for name, builder in vars(keras.applications).items():
         if name[0].isupper():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import compare
 import contestants
@@ -12,7 +13,7 @@ import profile_step
 import pytest
 import report
 import side_keras
-from tiny import tiny_unet
+from tiny import shallow_unet
 
 
 def document(quick=False, **seconds):
@@ -105,11 +106,12 @@ def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
         asked.append((work, encoder))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return document(tl_unet=[0.1])["cells"]["latency vgg16"] | {"work": work}
+        names = [c.name for c in contestants.WORK[work].contestants if c.library == "tl_unet"]
+        return document(**dict.fromkeys(names, [0.1]))["cells"]["latency vgg16"] | {"work": work}
 
     monkeypatch.setattr(compare, "measure", measure)
     versions = iter([{"torch": {"torch": "2"}}, {"tl_unet": {"keras": "3"}}])
-    machine = document()["machine"]
+    machine = document()["machine"] | {"platform": compare.platform_name()}
     monkeypatch.setattr(compare, "machine", lambda *_: machine | {"versions": next(versions)})
     run = ["--json", str(tmp_path / "x.json"), "--libraries", "tl_unet", "--work", "latency"]
     run += ["--encoders", "vgg16", "resnet50"]
@@ -125,8 +127,21 @@ def test_measured_cells_are_not_measured_again(tmp_path, monkeypatch, capsys):
     assert len(found["cells"]) == 2
     assert found["machine"]["versions"] == {"torch": {"torch": "2"}, "tl_unet": {"keras": "3"}}
     assert (tmp_path / "x.md").is_file()
-    with pytest.raises(SystemExit, match="another setting"):
-        compare.main([*run, "--threads", "1"])
+    for option, other in (("--threads", "threads=2"), ("--rounds", "rounds=15")):
+        with pytest.raises(SystemExit, match=f"another setting .{other}"):
+            compare.main([*run, option, "1"])
+
+
+def test_a_cell_that_lacks_a_contestant_is_not_measured():
+    cell = document(**{"tl_unet": [0.1], "tl_unet, folded": [0.1]})["cells"]["latency vgg16"]
+
+    def state(*libraries):
+        return compare.state(cell, "latency", compare.parse(["--libraries", *libraries]))
+
+    cell["contestants"]["tl_unet, enlarged first"] = {"error": "ended"}
+    assert state("tl_unet") == "measured; failed: tl_unet, enlarged first"
+    assert state("tl_unet", "medicai") == "not measured"
+    assert compare.state(None, "latency", compare.parse([])) == "not measured"
 
 
 @pytest.mark.slow
@@ -166,7 +181,8 @@ def test_operations_belong_to_the_layer_they_were_made_for():
 def test_the_profile_says_what_a_step_is_spent_on(tmp_path, monkeypatch, capsys):
     small = {w: dataclasses.replace(r, batch=1, size=64) for w, r in contestants.WORK.items()}
     monkeypatch.setattr(profile_step, "WORK", small)
-    tiny = tiny_unet(normalization="batch", upsampling="nearest")
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # its threads are not for later tests
+    tiny = shallow_unet(normalization="batch", upsampling="nearest")
     monkeypatch.setitem(side_keras.BUILD, "tl_unet", lambda encoder, size: tiny)
     path = tmp_path / "x.json"
     run = ["--encoders", "mobilenetv2", "--calls", "2", "--operations", "4", "--json", str(path)]
@@ -190,8 +206,9 @@ def test_a_file_is_exported_in_another_process_and_run_in_this_one():
     predict, facts = exported.prepare(task)
     assert predict().shape == (1, 64, 64, 1)
     assert facts["parameters"] == 6_664_913
-    with pytest.raises(RuntimeError, match="tiny"):
-        exported.prepare(task | {"encoder": "tiny"})
+    del task["library"]
+    with pytest.raises(RuntimeError, match="KeyError: 'library'"):  # what the other process met
+        exported.prepare(task)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
-from tiny import TINY, tiny_unet
+from tiny import TINY, shallow_unet, tiny_unet
 
 import tl_unet
 
@@ -22,6 +22,7 @@ def trainable_count(model):
 PAPER = {
     "unet": (dict(encoder="unet", freeze=False), 31_031_745, 31_031_745),
     "vunet": (dict(encoder="vgg16"), 25_854_657, 11_139_969),
+    "vunet-finetuned": (dict(encoder="vgg16", freeze=False), 25_854_657, 25_854_657),
     "dunet": (
         dict(encoder="densenet121", decoder_filters=(512, 256, 128, 64, 3), input_skip=True),
         19_227_008,
@@ -68,7 +69,7 @@ def _one_model_per_upsampling(upsampling, models={}):  # noqa: B006  (a cache ov
 
 @pytest.mark.parametrize("upsampling", ["transpose", "nearest", "bilinear"])
 def test_predict_and_fit_work_with_unknown_sides_that_nothing_divides(upsampling, image):
-    model = tiny_unet(upsampling=upsampling)
+    model = shallow_unet(upsampling=upsampling)
     model.compile("adam", "binary_crossentropy")
     model.fit(image, np.zeros((*image.shape[:3], 1)), verbose=0)
     assert model.predict(image, verbose=0).shape == (2, 45, 70, 1)
@@ -331,11 +332,12 @@ def test_channels_first_is_refused():
     "encoder", ["unet", "vgg16", "efficientnetb0", "inceptionv3", "convnexttiny"]
 )
 def test_saved_model_gives_the_same_masks(encoder, tmp_path, image):
-    stages = len(tl_unet.build_unet(encoder, **NO_WEIGHTS).get_layer("encoder").outputs)
-    model = tl_unet.build_unet(encoder, **NO_WEIGHTS, input_skip=True)
+    spec = tl_unet.get_encoder_spec(encoder)
+    filters = (8,) * (spec.stride.bit_length() - 1)
+    model = tl_unet.build_unet(encoder, **NO_WEIGHTS, decoder_filters=filters, input_skip=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert len(loaded.get_layer("encoder").outputs) == stages
+    assert len(loaded.get_layer("encoder").outputs) == len(spec.taps)
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(loaded(image)),
         keras.ops.convert_to_numpy(model(image)),
@@ -363,10 +365,12 @@ def test_import_is_light():
         optional = {"tensorflow_datasets", "matplotlib", "keras_hub", "PIL"}
         print(sorted(optional & (set(sys.modules) - before)))
     """
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
-    seconds, optional = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
-    assert [names.strip() for names in optional] == ["[]", "[]"]
-    assert min(map(float, seconds)) < 0.3
+    for _ in range(2):  # once more where something else made the machine slow
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        seconds, optional = run.stdout.split(maxsplit=1)
+        assert optional.strip() == "[]"
+        if float(seconds) < 0.3:
+            break
+    assert float(seconds) < 0.3

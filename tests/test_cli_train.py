@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_training import pairs, tiny  # noqa: F401  (fixtures)
+from test_training import eagerly, pairs, tiny  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 from tl_unet import training
@@ -47,7 +47,7 @@ def stub(monkeypatch):
     return told
 
 
-def test_a_training_from_the_command_line(tiny, pairs, tmp_path):  # noqa: F811
+def test_a_training_from_the_command_line(tiny, pairs, eagerly, tmp_path):  # noqa: F811
     output = tmp_path / "run"
     arguments = ["--images", pairs[0], "--masks", pairs[1], "--encoder", "tiny"]
     arguments += ["--weights", tiny, "--size", "32", "--labels", "1:1,2:0", "--epochs", 1]

@@ -114,7 +114,9 @@ def test_a_tap_at_the_nth_layer_of_a_class_beyond_the_last_is_an_error():
 def test_walking_the_graph_of_a_backbone_finds_a_map_at_every_resolution(name):
     spec = tl_unet.get_encoder_spec(name)
     backbone = spec.builder(input_shape=(None, None, 3), weights=None)
-    model = tl_unet.build_unet(backbone, freeze=False, preprocessing="rescale")
+    model = tl_unet.build_unet(
+        backbone, freeze=False, preprocessing="rescale", decoder_filters=(8,) * 5
+    )
     shapes = model.get_layer("encoder").compute_output_spec(keras.KerasTensor((1, 192, 192, 3)))
     walked = [192 // shape.shape[1] for shape in shapes]
     assert walked == sorted({*(tap.stride for tap in spec.taps), 32})

@@ -202,6 +202,26 @@ def test_images_without_three_channels_need_colour_turned_off():
     assert moved.shape == (4, 32, 32, 1)
 
 
+def test_what_is_no_batch_or_has_unknown_channels_is_told():
+    images, masks = scene()
+    with pytest.raises(ValueError, match=r"`masks` must be a batch .* \(4, 32, 32\)"):
+        augmentation()(images, masks[..., 0])
+    with pytest.raises(ValueError, match=r"`images` must be a batch .* \(32, 32, 3\)"):
+        augmentation()(images[0], masks[0])
+    spec = tf.TensorSpec((None, None, None, None)), tf.TensorSpec((None, None, None, 1))
+    with pytest.raises(ValueError, match="number of the images' channels is unknown"):
+        tf.function(augmentation()).get_concrete_function(*spec)
+
+
+def test_a_seed_given_decides_with_the_augmentations_own():
+    images, masks = scene()
+    one, other = augmentation(seed=1), augmentation(seed=2)
+    again = [one(images, masks, seed=[3, 4])[0].numpy() for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+    assert np.abs(again[0] - other(images, masks, seed=[3, 4])[0]).max() > 5
+    assert np.abs(again[0] - one(images, masks, seed=[3, 5])[0]).max() > 5
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -2,6 +2,8 @@
 
 import io
 import re
+import time
+import types
 
 import numpy as np
 import pytest
@@ -62,6 +64,20 @@ def test_memory_cache_loads_each_picture_once():
     subset = numbered(calls=calls)
     order(subset.dataset), order(subset.dataset)
     assert sorted(calls) == list(range(7))
+
+
+def test_files_that_the_disk_cannot_hold_are_not_begun(tmp_path, monkeypatch):
+    needed = 7 * 4 * 6 * 4
+    for free, enough in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda path, free=free: types.SimpleNamespace(free=free)
+        )
+        if enough:
+            assert len(order(numbered(cache=tmp_path).dataset)) == 7
+        else:
+            with pytest.raises(OSError, match="GB are free"):
+                numbered(cache=tmp_path)
+            assert not list(tmp_path.iterdir())
 
 
 def test_without_cache_pictures_are_checked_once_and_loaded_in_each_epoch():
@@ -132,6 +148,8 @@ def test_augment_changes_images_and_takes_a_callable():
     grey = next(iter(shapes(4, size=32, channels=1, augment=True).dataset))[0]
     own = next(iter(shapes(4, size=32, augment=lambda image, mask: (image * 0, mask)).dataset))[0]
     assert np.abs(plain - changed).max() > 10
+    spec = shapes(4, size=(32, 48), augment=True).dataset.element_spec
+    assert [part.shape.as_list() for part in spec] == [[None, 32, 48, 3], [None, 32, 48, 1]]
     assert grey.shape == (4, 32, 32, 1)
     assert not own.numpy().any()
     with pytest.raises(TypeError, match="augment"):
@@ -149,6 +167,32 @@ def test_augmented_epochs_repeat_with_the_seed():
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
     assert np.abs(runs[0][0][0] - runs[0][3][0]).max() > 10
+
+
+def test_a_look_at_a_batch_leaves_what_follows_to_the_seed():
+    # What it had begun to make beyond that batch is a matter of time.
+    epochs = []
+    for wait in (0, 0.2):
+        dataset = shapes(12, size=32, batch_size=1, augment=True).dataset
+        look = iter(dataset)
+        next(look)
+        time.sleep(wait)
+        del look
+        epochs.append([image.numpy() for image, _ in dataset])
+    np.testing.assert_array_equal(*epochs)
+
+
+def test_a_callable_with_a_seed_gets_another_one_for_each_batch_and_pass():
+    def augment(images, masks, seed):
+        return images, tf.broadcast_to(seed, (1, 2))
+
+    def seeds(number):
+        dataset = shapes(5, size=32, batch_size=1, seed=number, augment=augment).dataset
+        return [tuple(seed.numpy()[0]) for _ in range(2) for _, seed in dataset]
+
+    assert seeds(1) == seeds(1)
+    assert len(set(seeds(1))) == 10
+    assert not set(seeds(1)) & set(seeds(2))
 
 
 @pytest.mark.parametrize(

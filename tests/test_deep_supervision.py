@@ -25,10 +25,15 @@ def supervised(decoder="unetplusplus", weight=True, **options):
     return build(decoder, deep_supervision=weight, **encoder, **options)
 
 
-def compiled(model, **options):
+def compiled(model, run_eagerly=True):
+    """Ready to train; eagerly, where no test is about the graph: tracing takes most of the time."""
     model.compile(
-        keras.optimizers.SGD(0.1), tl_unet.DiceLoss(), metrics=[tl_unet.IoU()], jit_compile=False, **options
-    )  # fmt: skip
+        keras.optimizers.SGD(0.1),
+        tl_unet.DiceLoss(),
+        metrics=[tl_unet.IoU()],
+        jit_compile=False,
+        run_eagerly=run_eagerly,
+    )
     return model
 
 
@@ -64,14 +69,14 @@ def test_in_training_every_head_gives_a_mask_of_the_image_and_all_weights_learn(
     assert all(changed)
 
 
-@pytest.mark.parametrize(("weight", "share"), [(True, 1.0), (0.25, 0.25)])
-def test_the_loss_is_the_weighted_mean_over_the_heads(weight, share, image, masks):
+@pytest.mark.parametrize(("weight", "share", "eagerly"), [(True, 1.0, False), (0.25, 0.25, True)])
+def test_the_loss_is_the_weighted_mean_over_the_heads(weight, share, eagerly, image, masks):
     model = supervised(weight=weight)
     model.get_layer("encoder").trainable = False  # so that its dropout does not draw again
     loss = tl_unet.DiceLoss()
     each = [float(loss(masks, head)) for head in model(image, training=True)]
     weights = [1.0, *[share] * (len(each) - 1)]
-    logs = compiled(model).train_on_batch(image, masks, return_dict=True)
+    logs = compiled(model, eagerly).train_on_batch(image, masks, return_dict=True)
     assert logs["loss"] == pytest.approx(np.average(each, weights=weights), rel=1e-5)
     assert logs["loss"] != pytest.approx(each[0], rel=1e-5)
 
@@ -93,7 +98,7 @@ def test_losses_of_layers_count_once(image, masks):
 
 
 def test_metrics_and_validation_see_the_mask_alone(image, masks):
-    model = compiled(supervised())
+    model = compiled(supervised(), run_eagerly=False)
     history = model.fit(
         image, masks, validation_data=(image, masks), sample_weight=np.array([1.0, 0.5]), verbose=0
     ).history
@@ -105,7 +110,7 @@ def test_metrics_and_validation_see_the_mask_alone(image, masks):
 
 
 def test_it_is_loaded_in_a_fresh_process_and_goes_on_training(tmp_path, image, masks):
-    model = compiled(supervised(weight=0.5))
+    model = compiled(supervised(weight=0.5), run_eagerly=False)  # the file says so
     model.fit(image, masks, verbose=0)
     model.save(tmp_path / "model.keras")
     np.savez(

@@ -2,7 +2,7 @@
 
 Each page is one test that runs its ```python blocks in order in one namespace, in a temporary directory that holds what the pages
 assume: `train/images`, `train/masks`, `valid/images`, `valid/masks`. ImageNet weights are random ones there, and `fit` takes one
-step of one epoch, eagerly, since tracing graphs would take most of the time: this shows that the code of a page runs, not how well
+step of one epoch, on two pictures, eagerly, since tracing graphs would take most of the time: this shows that the code of a page runs, not how well
 a model learns.
 
 Left out are blocks with `exec="on"`, which the build of the documentation runs itself, and those behind a comment
@@ -14,6 +14,7 @@ import importlib
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 import traceback
@@ -100,20 +101,36 @@ def write_pictures(folder, count, seed):
         Image.fromarray(255 * mask[..., 0]).save(folder / "masks" / f"{name}.png")
 
 
+@pytest.fixture(scope="module")
+def photographed(tmp_path_factory):
+    """The pictures that the pages assume."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder / "train", 8, seed=0)
+    write_pictures(folder / "valid", 4, seed=1)
+    return folder
+
+
+def two_of_each(data):
+    """Two pictures of each batch of a `tf.data.Dataset`; other data as they are."""
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    return data.map(lambda *batch: tf.nest.map_structure(lambda part: part[:2], batch))
+
+
 @pytest.fixture
-def reader(offline, tmp_path, monkeypatch):
+def reader(offline, photographed, tmp_path, monkeypatch):
     """The directory of somebody who follows a page, and the shortened `fit`."""
-    write_pictures(tmp_path / "train", 8, seed=0)
-    write_pictures(tmp_path / "valid", 4, seed=1)
+    shutil.copytree(photographed, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     fit = keras.Model.fit
 
-    def one_step(self, *args, **kwargs):
+    def one_step(self, x, *args, **kwargs):
         kwargs |= {"epochs": kwargs.get("initial_epoch", 0) + 1, "steps_per_epoch": 1}
         if kwargs.get("validation_data") is not None:
             kwargs["validation_steps"] = 1
-        return fit(self, *args, **kwargs)
+            kwargs["validation_data"] = two_of_each(kwargs["validation_data"])
+        return fit(self, two_of_each(x), *args, **kwargs)
 
     monkeypatch.setattr(keras.Model, "fit", one_step)
     tf.config.run_functions_eagerly(True)

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 
 import pytest
+import tensorflow as tf
 
 import tl_unet
 
@@ -21,8 +22,17 @@ def examples():
                 yield pytest.param(test, id=test.name, marks=marks)
 
 
+@pytest.fixture
+def eagerly():
+    """Functions are run as they are: tracing graphs of real models would take most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
 @pytest.mark.parametrize("test", list(examples()))
-def test_examples_of_docstrings_give_what_they_show(test, offline, tmp_path, monkeypatch):
+def test_examples_of_docstrings_give_what_they_show(test, offline, eagerly, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if all(doctest.SKIP in example.options for example in test.examples):
         pytest.skip("the whole example is marked +SKIP")

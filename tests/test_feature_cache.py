@@ -315,16 +315,16 @@ def test_a_folder_is_used_by_the_next_run(folder):
     first = tl_unet.FeatureCache(frozen(), directory=folder, dtype="bfloat16").add(data, verbose=0)
     second = tl_unet.FeatureCache(frozen(), directory=folder, dtype="bfloat16")
     assert (len(second), second.nbytes) == (6, first.nbytes)
-    written = (folder / "features.bin").stat().st_mtime_ns
+    files = sorted((path, path.stat().st_mtime_ns) for path in folder.iterdir())
     read = second.add(data, verbose=0).apply(data)[1]
-    assert (folder / "features.bin").stat().st_mtime_ns == written
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.iterdir()) == files
     for a, b in zip(read[0], first.apply(data)[1][0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"preprocessing": "rescale"}])
 def test_a_folder_of_another_encoder_or_preprocessing_is_refused(folder, other):
-    tl_unet.FeatureCache(frozen(), directory=folder)
+    tl_unet.FeatureCache(frozen(), directory=folder).add(arrays(2), verbose=0)
     with pytest.raises(ValueError, match="this model did not compute"):
         tl_unet.FeatureCache(frozen(**other), directory=folder)
     with pytest.raises(ValueError, match="dtype was 'float32'"):
@@ -333,21 +333,52 @@ def test_a_folder_of_another_encoder_or_preprocessing_is_refused(folder, other):
 
 def test_a_folder_whose_data_are_missing_is_refused(folder):
     tl_unet.FeatureCache(frozen(), directory=folder).add(arrays(2), verbose=0)
-    (folder / "features.bin").write_bytes(b"")
+    (data,) = folder.glob("*.bin")
+    data.write_bytes(b"")
     with pytest.raises(ValueError, match="shorter than its index"):
         tl_unet.FeatureCache(frozen(), directory=folder)
 
 
-def test_a_folder_whose_header_alone_was_written_begins_anew(folder, monkeypatch):
-    def full(path, data):
-        raise OSError("no space")
+def test_an_index_that_cannot_be_read_is_told(folder):
+    store = FolderStore(folder, "float32", {})
+    store.add(["a", "b"], [np.zeros((2, 1, 1, 1))])
+    (index,) = folder.glob("*.jsonl")
+    header, first, second = index.read_text().splitlines()
+    index.write_text("\n".join([header, "\0" * len(first), second, ""]))
+    with pytest.raises(ValueError, match="cannot be read .*delete the folder"):
+        FolderStore(folder, "float32", {})
 
-    # The disk takes the one file and not the other.
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="no space"):
-        FolderStore(folder, "float32", {"encoder": "x"})
-    monkeypatch.undo()
-    assert len(FolderStore(folder, "float32", {"encoder": "x"})) == 0
+
+def test_a_folder_whose_header_alone_was_written_begins_anew(folder):
+    store = FolderStore(folder, "float32", {"encoder": "x"})
+    store.add(["a"], [np.zeros((1, 1, 1, 1))])
+    (index,) = folder.glob("*.jsonl")
+    index.write_text(index.read_text()[:5])
+    store = FolderStore(folder, "float32", {"encoder": "x"})
+    assert len(store) == 0
+    store.add(["a"], [np.ones((1, 1, 1, 1))])
+    assert records(FolderStore(folder, "float32", {"encoder": "x"}), ["a"]) == [[[[[1.0]]]]]
+
+
+def test_several_may_add_to_a_folder_at_the_same_time(folder):
+    one, other = (FolderStore(folder, "float32", {}) for _ in range(2))
+
+    def maps(value):
+        return [np.full((1, 2, 2, 1), value)]
+
+    one.add(["a"], maps(1))
+    other.add(["b"], maps(2))
+    one.add(["c", "both"], [np.full((2, 2, 2, 1), 3)])
+    reader = FolderStore(folder, "float32", {})
+    other.add(["d", "both"], [np.full((2, 2, 2, 1), 3)])
+    values = {"a": 1, "b": 2, "c": 3, "both": 3, "d": 3}
+    for store, keys in ((one, "ac"), (other, "bd"), (reader, "abc")):
+        for key in [*keys, "both"]:
+            assert (store.read([key])[0] == values[key]).all()
+    assert "d" not in reader
+    final = FolderStore(folder, "float32", {})
+    assert len(final) == 5
+    assert final.nbytes == 5 * 16
 
 
 def records(store, keys):
@@ -366,7 +397,7 @@ def test_whatever_an_interruption_cuts_off_the_rest_is_whole(tmp_path_factory, d
         maps = [random.normal(size=(size, 2, number + 1, 3)), random.normal(size=(size, 1, 1, 2))]
         store.add(keys, maps)
         memory.add(keys, maps)
-    index, bin_ = folder / "index.jsonl", folder / "features.bin"
+    (index,), (bin_,) = folder.glob("*.jsonl"), folder.glob("*.bin")
     lines = index.read_bytes()
     end = data.draw(st.integers(0, len(lines)))
     index.write_bytes(lines[:end])  # an index is never ahead of its data
@@ -374,7 +405,7 @@ def test_whatever_an_interruption_cuts_off_the_rest_is_whole(tmp_path_factory, d
     again = FolderStore(folder, "float16", {})
     whole = max(0, lines[:end].count(b"\n") - 1)
     assert len(again) == whole
-    assert bin_.stat().st_size == again.nbytes
+    assert again.nbytes == sum(m.nbytes for key in again._records for m in memory._records[key])
     for number, size in enumerate(sizes):
         for j in range(size):
             key = f"{number}-{j}"
@@ -432,7 +463,7 @@ def test_after_an_interruption_the_same_store_adds_and_reads_what_is_right(
     add("i", store, memory)
     for one in (store, FolderStore(folder, "float32", {})):
         assert records(one, list("abfghi")) == records(memory, list("abfghi"))
-        assert (folder / "features.bin").stat().st_size == one.nbytes
+        assert one.nbytes == 4 * (2 * 3 * 4 + 5) * len(one)
 
 
 def test_a_cache_that_was_interrupted_goes_on_with_the_right_features(folder, monkeypatch):

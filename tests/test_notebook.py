@@ -21,11 +21,18 @@ def test_the_notebook_is_valid_and_has_no_outputs(notebook):
     assert not any(cell.outputs or cell.execution_count for cell in cells)
 
 
+# Few pictures and one pass: it is to run to its end, not to learn.
+SHORTER = {"shapes(384": "shapes(16", "shapes(64": "shapes(16", "epochs=6": "epochs=1"}
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_to_its_end_and_shows_its_pictures(notebook, tmp_path):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for text, shorter in SHORTER.items():
+        (cell,) = (cell for cell in cells if text in cell.source)
+        cell.source = cell.source.replace(text, shorter)
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     printed = "".join(output.get("text", "") for output in cells[-1].outputs)
     assert "The loaded model predicts the same: True" in printed
     for call in ("learning_curves(", "prediction_panel("):

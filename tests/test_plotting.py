@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -41,11 +39,6 @@ def texts(figure):
 def munet():
     with pytest.warns(UserWarning, match="frozen with random weights"):
         return tl_unet.build_unet("mobilenetv2", weights=None, input_skip=True)
-
-
-def test_plotting_is_importable_without_matplotlib():
-    code = "import sys; sys.modules['matplotlib'] = None; import tl_unet.plotting"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_metric_gets_a_panel_with_training_and_validation():

@@ -14,7 +14,7 @@ import pytest
 import study
 import train_pets
 from conftest import shared_path
-from tiny import shallow_unet, tiny_unet
+from tiny import shallow_unet
 
 import tl_unet
 
@@ -168,7 +168,7 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     fast = dataclasses.replace(train_pets.RECIPES["fast"], stages=stages)
     monkeypatch.setitem(train_pets.RECIPES, "fast", fast)
     monkeypatch.setattr(
-        train_pets, "build_model", lambda recipe, weights: tiny_unet(normalization="batch")
+        train_pets, "build_model", lambda recipe, weights: shallow_unet(normalization="batch")
     )
     run = ["train_pets.py", "--data", str(pets), "--fast"]
     run += ["--limit", "8", "--output", str(tmp_path / "run"), "--verbose", "0"]

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tiny import TINY, tiny_backbone
 
@@ -81,6 +83,16 @@ def options(pairs, **changes):
         "decoder_filters": (8, 8) if changes.get("encoder", "tiny") == "tiny" else None,
     }
     return TrainingOptions(*pairs, **(given | changes))
+
+
+@pytest.fixture
+def eagerly():
+    """No graphs where a test is about a training's files: tracing takes most of the time."""
+    tf.config.run_functions_eagerly(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* does not apply to tf.data functions")
+        yield
+    tf.config.run_functions_eagerly(False)
 
 
 def stop_after(epoch, error=KeyboardInterrupt):
@@ -157,6 +169,8 @@ def assert_same_history(folder, other):
             assert row[name] == pytest.approx(wanted[name], abs=1e-6), name
 
 
+KILLED = {"epochs": 4, "freeze_epochs": 2}
+
 CHILD = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -170,7 +184,8 @@ if output.exists():
 else:
     data = pathlib.Path(sys.argv[2])
     pairs = data / "images", data / "masks"
-    train(tests.options(pairs, weights=data.parent / "tiny.weights.h5", epochs=6), output)
+    weights = data.parent / "tiny.weights.h5"
+    train(tests.options(pairs, weights=weights, **tests.KILLED), output)
 """
 
 
@@ -191,15 +206,15 @@ def test_a_killed_and_an_interrupted_process_resume_to_the_same_history(tiny, pa
             time.sleep(0.02)
         process.send_signal(how)
         assert process.wait(120) != 0
-        assert done < len(run.read_history()) < 6
+        assert done < len(run.read_history()) < KILLED["epochs"]
     assert start(run.path).wait(300) == 0
-    assert start(tmp_path / "whole").wait(300) == 0
+    train(options(pairs, weights=tiny, **KILLED), tmp_path / "whole")
     assert_same_history(run.path, tmp_path / "whole")
     assert not list(run.path.rglob("tmp-*"))
 
 
 def test_a_full_disk_leaves_the_epochs_before_and_says_how_to_go_on(
-    tiny, pairs, tmp_path, monkeypatch
+    tiny, pairs, eagerly, tmp_path, monkeypatch
 ):
     run, save = RunFolder(tmp_path / "run"), keras.Model.save_weights
 
@@ -223,7 +238,7 @@ def test_a_full_disk_leaves_the_epochs_before_and_says_how_to_go_on(
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_stop_a_training(
-    tiny, pairs, tmp_path, monkeypatch
+    tiny, pairs, eagerly, tmp_path, monkeypatch
 ):
     def fail(*args, **kwargs):
         raise ValueError("no such font")
@@ -246,7 +261,7 @@ def test_a_disk_too_small_for_the_images_is_told_before_the_training(
         train(options(pairs), tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_stops_the_training(tiny, pairs, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_training(tiny, pairs, eagerly, tmp_path, monkeypatch):
     def broken(name, class_weights):
         return lambda mask, prediction: keras.ops.mean(prediction) * np.nan
 

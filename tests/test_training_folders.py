@@ -7,7 +7,7 @@ import os
 import shutil
 
 import pytest
-from test_training import options, pairs, tiny, write_pairs  # noqa: F401  (fixtures)
+from test_training import eagerly, options, pairs, tiny, write_pairs  # noqa: F401  (fixtures)
 
 from tl_unet.runs import RunFolder, write_json
 from tl_unet.training import _check_empty, resume, train
@@ -101,7 +101,7 @@ def test_the_share_of_a_name_is_the_one_that_earlier_trainings_used():
     assert _digest(0, "größe_1") == pytest.approx(0.17077800752414155, abs=1e-12)
 
 
-def test_names_that_are_not_utf8_can_be_trained_on(tiny, pairs, tmp_path):
+def test_names_that_are_not_utf8_can_be_trained_on(tiny, pairs, eagerly, tmp_path):
     for folder in pairs:
         for i in range(8):
             try:

@@ -253,5 +253,7 @@ def test_six_channels_that_repeat_a_picture_give_its_features(encoder, request, 
 @pytest.mark.parametrize("encoder", ["unet", "efficientnetb0", "efficientnetv2b0", "convnexttiny"])
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels_builds_without_weights(encoder, channels):
-    model = tl_unet.build_unet(encoder, weights=None, input_shape=(32, 32, channels))
+    filters = (8,) * (tl_unet.get_encoder_spec(encoder).stride.bit_length() - 1)
+    shape = (32, 32, channels)
+    model = tl_unet.build_unet(encoder, weights=None, input_shape=shape, decoder_filters=filters)
     assert model(np.zeros((1, 32, 32, channels), "float32")).shape == (1, 32, 32, 1)

@@ -1,14 +1,15 @@
 """Where `cache_features` keeps feature maps: in memory or in a folder, one record for each image.
 
-A record is the list of an image's feature maps under a key that follows from its pixels. The folder holds `features.bin`, the records
-one after another, and `index.jsonl`, a line for each of them that is written after its record: what an interruption cut off has no
-line, does not count, and is removed before anything is written behind it.
+A record is the list of an image's feature maps under a key that follows from its pixels. Whoever adds to a folder writes two files of
+its own: `features-ID.bin`, the records one after another, and `features-ID.jsonl`, a line for each of them that is written after its record. So several
+processes can add at the same time, and what an interruption cut off has no line, does not count, and has nothing behind it.
 """
 
 import json
 import math
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import ml_dtypes
@@ -79,7 +80,7 @@ class MemoryStore:
 
 
 class FolderStore(MemoryStore):
-    """Records in a folder, mapped into memory when they are read; kept for the next run. One process at a time may add.
+    """Records in a folder, mapped into memory when they are read; kept for the next run, which finds what is there when it begins.
 
     Args:
         folder: path; made if it is missing.
@@ -93,36 +94,30 @@ class FolderStore(MemoryStore):
     def __init__(self, folder: str | os.PathLike, dtype: str, origin: dict):
         super().__init__(dtype)
         self.place = str(folder)
-        self._index = Path(folder) / "index.jsonl"
-        self._data = Path(folder) / "features.bin"
-        self._map = None
-        self._header = {"format": 1, "dtype": dtype, **origin}
-        self._whole = True
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._load()
+        self._folder = Path(folder)
+        self._header = {"format": 2, "dtype": dtype, **origin}
+        self._maps = {}
+        self._own = None  # the file of records that this object adds to, and its end
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for index in sorted(self._folder.glob("*.jsonl")):
+            self._load(index)
 
-    def _load(self):
-        """Reads what the folder holds, and removes what an interruption left behind the last whole record and line."""
-        lines = self._index.read_bytes().split(b"\n") if self._index.is_file() else [b""]
-        if len(lines) == 1:  # nothing, or a first line that was cut off
-            self._data.write_bytes(b"")  # first: an index promises that it is there
-            self._index.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
+    def _load(self, index):
+        """Reads an index: all lines but one that is being written, or was cut off."""
+        lines = index.read_bytes().split(b"\n")[:-1]
+        if not lines:
             return
         self._check(self._header, lines[0])
-        records, end = {}, 0
-        for line in lines[1:-1]:
-            key, shapes = json.loads(line)
-            records[key] = end, shapes
-            end += self._size(shapes)
-        if not self._data.is_file() or self._data.stat().st_size < end:
-            raise ValueError(
-                f"{self._data} is shorter than its index says ({end} bytes): delete the folder {self.place}; the features "
-                "are then computed anew."
-            )
-        self._map = None
-        os.truncate(self._data, end)
-        os.truncate(self._index, sum(len(line) + 1 for line in lines[:-1]))
-        self._records, self.nbytes = records, end
+        data, end = index.with_suffix(".bin"), 0
+        try:
+            for line in lines[1:]:
+                key, shapes = json.loads(line)
+                self._note(key, (data, end, shapes))
+                end += self._size(shapes)
+        except ValueError as error:
+            raise self._damaged(f"{index} cannot be read ({error})") from error
+        if not data.is_file() or data.stat().st_size < end:
+            raise self._damaged(f"{data} is shorter than its index says ({end} bytes)")
 
     def add(self, keys: list[str], maps: list[np.ndarray]) -> None:
         """Adds images, as `MemoryStore.add`; they are on the disk when it returns.
@@ -132,39 +127,51 @@ class FolderStore(MemoryStore):
         """
         if not keys:
             return
-        if not self._whole:
-            self._load()
-        # Until all is written: an interruption may leave half a record or half a line.
-        self._whole = False
+        data, end = self._own or self._begin()
+        # Until all is written: after an interruption, which may leave half a record or half a line, other files are begun.
+        self._own = None
         maps = [np.asarray(feature_map, self.dtype) for feature_map in maps]
         shapes = [feature_map.shape[1:] for feature_map in maps]
-        with self._data.open("ab") as file:
+        with data.open("ab") as file:
             for j in range(len(keys)):
                 for feature_map in maps:
                     # NumPy writes no 16-bit float of another package; bytes are bytes.
                     file.write(np.ascontiguousarray(feature_map[j]).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        with self._index.open("a", encoding="utf-8") as file:
+            _to_disk(file)
+        with data.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([key, shapes]) + "\n" for key in keys)
-        self._map = None
+            _to_disk(file)
+        self._maps.pop(data, None)
         for key in keys:
-            self._records[key] = self.nbytes, shapes
-            self.nbytes += self._size(shapes)
-        self._whole = True
+            self._note(key, (data, end, shapes))
+            end += self._size(shapes)
+        self._own = data, end
+
+    def _begin(self):
+        """Two files for this object alone: that of the records is returned, with its end."""
+        data = self._folder / f"features-{uuid.uuid4().hex}.bin"
+        data.touch()  # first: an index promises that it is there
+        data.with_suffix(".jsonl").write_text(json.dumps(self._header) + "\n", encoding="utf-8")
+        return data, 0
 
     def free(self) -> int:
         """Bytes that may be added: what is free on the disk, less one hundredth."""
-        return int(0.99 * shutil.disk_usage(self._data.parent).free)
+        return int(0.99 * shutil.disk_usage(self._folder).free)
+
+    def _note(self, key, record):
+        """Takes a record in; of one that two processes have added, one counts."""
+        if key not in self._records:
+            self.nbytes += self._size(record[2])
+        self._records[key] = record
 
     def _record(self, key):
-        if self._map is None:
-            self._map = np.memmap(self._data, np.uint8, "r")
-        offset, shapes = self._records[key]
+        data, offset, shapes = self._records[key]
+        if data not in self._maps:
+            self._maps[data] = np.memmap(data, np.uint8, "r")
         record = []
         for shape in shapes:
             size = self._size([shape])
-            record.append(self._map[offset : offset + size].view(self.dtype).reshape(shape))
+            record.append(self._maps[data][offset : offset + size].view(self.dtype).reshape(shape))
             offset += size
         return record
 
@@ -185,3 +192,13 @@ class FolderStore(MemoryStore):
                 f"The folder {self.place} holds features that this model did not compute ({changes}). Choose another folder, or "
                 "delete it; the features are then computed anew."
             )
+
+    def _damaged(self, what):
+        return ValueError(
+            f"{what}: delete the folder {self.place}; the features are then computed anew."
+        )
+
+
+def _to_disk(file):
+    file.flush()
+    os.fsync(file.fileno())

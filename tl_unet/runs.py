@@ -73,7 +73,7 @@ class RunFolder:
     def write_history(self, rows: list[dict[str, float]]) -> None:
         """Replaces `history.csv`."""
         with (
-            replacing(self.history) as beside,
+            replacing(self.history, durable=True) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
@@ -84,13 +84,15 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Gives a path beside `path`, with the same endings, and renames it when the block succeeds.
 
     So a file is there whole or not at all, whenever the process ends or the disk fills; the folder is made if it is missing.
 
     Args:
         path: the file to write.
+        durable: whether to wait until it is on the disk: else a power cut can leave the new name with nothing in it. Defaults to
+            `False`.
 
     Yields:
         The path to write to.
@@ -99,6 +101,9 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f"tmp-{os.getpid()}-{path.name}")
     try:
         yield beside
+        if durable:
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
         beside.replace(path)
     finally:
         with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ the image. Each image of a batch is changed in its own way.
 import math
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 
@@ -26,8 +25,10 @@ def augmentation(
 
     Flip, rotation, scale and translation are one affine map, so that an image is interpolated once.
     What comes in from outside the picture is its mirror image, in the image and in the mask alike,
-    so no pixel needs an invented label. Results repeat with the seed if `map` runs one call after
-    another (its default, without `num_parallel_calls`).
+    so no pixel needs an invented label. What is drawn follows from the seed and the number of the
+    call; so results repeat if `map` runs one call after another (its default, without
+    `num_parallel_calls`). With a third argument it follows from the seed and from that argument alone: so the
+    data sets of `tl_unet.data` augment batches beside each other.
 
     Args:
         flip: `True` or `"horizontal"`, `"vertical"`, `"horizontal_and_vertical"`, or `False`.
@@ -47,12 +48,13 @@ def augmentation(
         seed: int, of the random numbers. Defaults to `0`.
 
     Returns:
-        A callable `(images, masks) -> (images, masks)` that keeps shapes and the masks' dtype;
-        images are float32, 0..255.
+        A callable `(images, masks, seed=None) -> (images, masks)` that keeps shapes and the masks' dtype.
+        Images are `(batch, height, width, channels)`, 0..255, and come out as float32; masks
+        `(batch, height, width, 1)`; `seed` is an integer tensor `(2,)` or `None`.
 
     Raises:
-        ValueError: If an argument is out of range; when called, if hue or saturation meet images
-            that have not three channels.
+        ValueError: If an argument is out of range; when called, if images or masks are no batches, or if
+            hue or saturation meet images that have not three channels.
 
     Example:
 
@@ -84,52 +86,68 @@ def augmentation(
         if not 0 <= value < 1:
             raise ValueError(f"`{name}` must be at least 0 and below 1. Received: {name}={value}")
 
-    # On the processor, where `tf.data` uses it.
+    # Made on the processor, where `tf.data` uses it.
     with tf.device("CPU:0"):
-        random = tf.random.Generator.from_seed(seed)
-    # float32 whatever the global policy is: 16-bit layers would round pixels. On 0..1 after `_geometry`.
-    common = {"data_format": "channels_last", "dtype": "float32", "value_range": (0.0, 1.0)}
-    light = []
-    if brightness:
-        light.append(keras.layers.RandomBrightness(brightness, seed=seed + 1, **common))
-    if contrast:
-        # A pair, because one number means "never less contrast": Keras bounds the lower end at 0.
-        light.append(keras.layers.RandomContrast((contrast, contrast), seed=seed + 2, **common))
+        generator = tf.random.Generator.from_seed(seed)
+        own_seed = tf.constant(seed, tf.int64)
 
-    def augment(images, masks):
+    def augment(images, masks, seed=None):
+        _check_shapes(images, masks, saturation or hue)
+        if seed is None:
+            seed = generator.uniform_full_int([2], tf.int32)
+        draws = _draws(
+            tf.random.experimental.stateless_fold_in(seed, own_seed), tf.shape(images)[0]
+        )
         images = tf.cast(images, tf.float32)
-        if (saturation or hue) and images.shape[-1] != 3:
-            raise ValueError(
-                f"Saturation and hue need RGB, but the images have {images.shape[-1]} channels. "
-                "Use `augmentation(saturation=0, hue=0, ...)`."
-            )
         if modes[flip] or rotation or scale or translation:
-            shape = tf.shape(images)
-            transform = _affine(random, shape, modes[flip] or "", rotation, scale, translation)
+            transform = _affine(draws, images, modes[flip] or "", rotation, scale, translation)
             images = _resampled(images, transform, "BILINEAR")
             # Exact: numbers of classes are whole and small.
             moved = _resampled(tf.cast(masks, tf.float32), transform, "NEAREST")
             masks = tf.cast(moved, masks.dtype)
-        if light or saturation or hue:
-            images = images / 255.0
-            for layer in light:
-                images = layer(images, training=True)
-            if saturation or hue:
-                images = _recoloured(random, images, saturation, hue)
-            images = images * 255.0
+        if brightness or contrast or saturation or hue:
+            images = _recoloured(draws, images / 255.0, brightness, contrast, saturation, hue)
+            images *= 255.0
         return images, masks
 
     return augment
 
 
-def _affine(random, shape, flip, rotation, scale, translation):
-    """Draws for each image of a batch a flip, a turn, a change of size and a shift, as one affine map.
+def _check_shapes(images, masks, rgb):
+    """Raises a ValueError for shapes that cannot be augmented; `rgb` tells whether three channels are needed."""
+    for name, tensor in (("images", images), ("masks", masks)):
+        if len(tensor.shape) != 4:
+            raise ValueError(
+                f"`{name}` must be a batch of shape (batch, height, width, channels). Received: shape {tuple(tensor.shape)}"
+            )
+    channels = images.shape[-1]
+    if rgb and channels is None:
+        raise ValueError(
+            "Saturation and hue need RGB, but the number of the images' channels is unknown. Set it by "
+            "`tf.ensure_shape(images, (None, None, None, 3))`."
+        )
+    if rgb and channels != 3:
+        raise ValueError(
+            f"Saturation and hue need RGB, but the images have {channels} channels. Use `augmentation(saturation=0, hue=0, ...)`."
+        )
 
-    One map, so that an image is interpolated once and not once for each change.
+
+# What is drawn for each image, in -1..1.
+DRAWS = ("angle", "size", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast", "saturation", "hue")  # fmt: skip
+
+
+def _draws(seed, count):
+    """Random numbers of a batch: for each name of `DRAWS` a float tensor `(count,)` in -1..1."""
+    numbers = tf.random.stateless_uniform([len(DRAWS), count], seed, -1, 1)
+    return dict(zip(DRAWS, tf.unstack(numbers), strict=True))
+
+
+def _affine(draws, images, flip, rotation, scale, translation):
+    """A flip, a turn, a change of size and a shift of each image, as one affine map: an image is interpolated once.
 
     Args:
-        random: a `tf.random.Generator`.
-        shape: integer tensor, the shape of the batch, channels last.
+        draws: as from `_draws`.
+        images: the batch, channels last.
         flip: the directions in which images are flipped at random.
         rotation: as in `augmentation`.
         scale: likewise.
@@ -139,31 +157,32 @@ def _affine(random, shape, flip, rotation, scale, translation):
         Float tensor `(batch, 8)`: from the pixels of the result to those of the image, as
         `tf.raw_ops.ImageProjectiveTransformV3` takes them.
     """
-    count = shape[:1]
-    height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
+    count, *sides = tf.unstack(tf.shape(images)[:3])
+    height, width = (tf.cast(side, tf.float32) for side in sides)
 
-    def sign(drawn):
-        if not drawn:
-            return tf.ones(count)
-        return tf.where(random.uniform(count) < 0.5, -1.0, 1.0)
+    def sign(drawn, possible):
+        return tf.where(drawn < 0, -1.0, 1.0) if possible else tf.ones([count])
 
-    angle = random.uniform(count, -1, 1) * (rotation * math.pi / 180)
-    size = 1 + random.uniform(count, -scale, scale)
-    right, down = sign("horizontal" in flip), sign("vertical" in flip)
+    angle = draws["angle"] * (rotation * math.pi / 180)
+    size = 1 + draws["size"] * scale
+    right, down = (
+        sign(draws["flip_x"], "horizontal" in flip),
+        sign(draws["flip_y"], "vertical" in flip),
+    )
     cos, sin = tf.cos(angle) / size, tf.sin(angle) / size
     xx, xy, yx, yy = right * cos, -right * sin, down * sin, down * cos
     # About the middle of the image, which the shift moves.
     x, y = (width - 1) / 2, (height - 1) / 2
-    to_x = x + random.uniform(count, -translation, translation) * width
-    to_y = y + random.uniform(count, -translation, translation) * height
-    zero = tf.zeros(count)
+    to_x = x + draws["shift_x"] * translation * width
+    to_y = y + draws["shift_y"] * translation * height
+    zero = tf.zeros([count])
     rows = [xx, xy, x - xx * to_x - xy * to_y, yx, yy, y - yx * to_x - yy * to_y, zero, zero]
     return tf.stack(rows, axis=1)
 
 
 def _resampled(images, transform, interpolation):
     """Images `(batch, height, width, channels)` under the map of `_affine`, mirrored at their borders."""
-    return tf.raw_ops.ImageProjectiveTransformV3(
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transform,
         output_shape=tf.shape(images)[1:3],
@@ -171,15 +190,25 @@ def _resampled(images, transform, interpolation):
         interpolation=interpolation,
         fill_mode="REFLECT",
     )
+    return tf.ensure_shape(moved, images.shape)  # a graph forgets the sides
 
 
-def _recoloured(random, images, saturation, hue):
-    """RGB images in 0..1 with the saturation and the hue of each changed at random.
+def _recoloured(draws, images, brightness, contrast, saturation, hue):
+    """Images in 0..1 with the brightness, contrast, saturation and hue of each changed at random; 0 changes nothing.
 
-    Not Keras' RandomSaturation and RandomHue, each of which goes to HSV and back.
+    Not by Keras' layers: they keep a state, which batches beside each other would change in any order, and two of them go
+    to HSV and back.
     """
-    count = [tf.shape(images)[0], 1, 1]
-    turned, strength, value = tf.unstack(tf.image.rgb_to_hsv(images), axis=-1)
-    turned = (turned + random.uniform(count, -hue, hue)) % 1.0
-    strength = tf.minimum(strength * (1 + random.uniform(count, -saturation, saturation)), 1.0)
-    return tf.image.hsv_to_rgb(tf.stack([turned, strength, value], axis=-1))
+    draws = {name: number[:, None, None] for name, number in draws.items()}
+    if brightness:
+        images = tf.clip_by_value(images + draws["brightness"][..., None] * brightness, 0.0, 1.0)
+    if contrast:
+        mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+        factor = 1 + draws["contrast"][..., None] * contrast
+        images = tf.clip_by_value(mean + (images - mean) * factor, 0.0, 1.0)
+    if saturation or hue:
+        angle, strength, value = tf.unstack(tf.image.rgb_to_hsv(images), axis=-1)
+        angle = (angle + draws["hue"] * hue) % 1.0
+        strength = tf.minimum(strength * (1 + draws["saturation"] * saturation), 1.0)
+        images = tf.image.hsv_to_rgb(tf.stack([angle, strength, value], axis=-1))
+    return images

@@ -94,7 +94,9 @@ def image_mask_dataset(
             followed. Defaults to `False`.
         names: Sequence of str: only these, in this order. `None` takes all, sorted. Defaults to
             `None`.
-        augment: bool, or a callable such as `augmentation(...)`. Defaults to `False`.
+        augment: bool, or a callable `(images, masks) -> (images, masks)` on batches, such as
+            `augmentation(...)`. It is called one batch after another; with a parameter `seed`, batches
+            beside each other, each with an int64 tensor `(2,)` of its own. Defaults to `False`.
         shuffle: bool, whether to draw a new order in each epoch. Defaults to `False`.
         cache: `True` keeps the resized pairs in memory, a path in files in that directory (for more
             than the memory holds), `False` decodes in each epoch. Defaults to `True`.

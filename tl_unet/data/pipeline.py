@@ -5,7 +5,10 @@ into a `Subset`. Nothing here knows a file layout.
 """
 
 import hashlib
+import inspect
+import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +179,13 @@ def _decoded_arrays(count, load, shape, folder, key, where, check):
         files = [folder / f"{key}-{kind}.npy" for kind in ("images", "masks")]
         if all(file.exists() for file in files):
             return [np.load(file, mmap_mode="r") for file in files]
+        # Writing to a mapped file on a full disk would end the process without a word.
+        needed, free = sum(map(math.prod, shapes)), shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(
+                f"The resized images need {needed / 1e9:.2f} GB in {folder}, but only {free / 1e9:.2f} GB are free there. Make room, "
+                "give another folder as `cache`, or a smaller size."
+            )
         drafts = [file.with_name(f"{file.name}.{os.getpid()}.part") for file in files]
         arrays = [
             np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=s)
@@ -233,7 +243,8 @@ def build_subset(
         batch_size: int, images in a batch; the last one may be smaller.
         seed: int, of the order and of the augmentation.
         shuffle: bool, whether to draw a new order in each epoch.
-        augment: `True` for `augmentation(seed=seed)`, or a callable on `(images, masks)` batches.
+        augment: `True` for `augmentation(seed=seed)`, or a callable on `(images, masks)` batches; one with a parameter
+            `seed` gets an int64 tensor `(2,)` of its own for each batch, and is called in parallel.
         cache: `True` keeps the decoded pairs in memory, a path in files in that directory, `False`
             decodes in each epoch. Defaults to `True`.
         verify: bool, with `cache=False`: whether to load each pair once beforehand.
@@ -296,9 +307,25 @@ def build_subset(
             augment = augmentation(seed=seed, **colour)
         elif not callable(augment):
             raise TypeError(f"`augment` must be a bool or a callable. Received: {augment!r}")
-        # One call after another: in parallel, which batch draws which random number is chance.
-        dataset = dataset.map(augment)
+        dataset = _augmented(dataset, augment, seed)
     return Subset(prefetched(dataset), list(names))
+
+
+def _augmented(dataset, augment, seed):
+    """Batches changed by a callable: beside each other if it takes a seed, new ones in each pass.
+
+    Other callables are called one after another: in parallel, which batch draws which random number is chance.
+    """
+    try:
+        takes_seed = "seed" in inspect.signature(augment).parameters
+    except ValueError:  # written in C
+        takes_seed = False
+    if not takes_seed:
+        return dataset.map(augment)
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+    return tf.data.Dataset.zip(dataset, seeds).map(
+        lambda batch, seed: augment(*batch, seed=seed), num_parallel_calls=PROCESSORS
+    )
 
 
 def prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:

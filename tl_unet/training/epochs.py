@@ -123,6 +123,8 @@ class Training:
         mask = np.zeros((1, *options.size, 1), "float32")
         uniform = np.full((1, *options.size, self.classes), 1 / self.classes, "float32")
         model.compute_metrics(None, mask, uniform)
+        # Else JAX and PyTorch take a batch to build the loss with, and an epoch after a resume sees another order.
+        model.compute_loss(y=mask, y_pred=uniform)
         model.reset_metrics()
         return stage
 
@@ -171,7 +173,7 @@ class Training:
         """Writes an epoch. Its row comes last of what the next epoch needs: without a row it was not."""
         run, epoch = self.run, len(rows)
         try:
-            with replacing(run.checkpoint(epoch)) as beside:
+            with replacing(run.checkpoint(epoch), durable=True) as beside:
                 model.save_weights(beside)
             self._draw_samples(model, rows)
             run.write_history(rows)
@@ -262,6 +264,8 @@ class _Progress(keras.callbacks.Callback):
 
 def _seed_dropout(model, seed, epoch):
     """Makes what dropout draws in an epoch follow from its number: weights files do not hold the state of the generators."""
+    # PyTorch's dropout draws from its global generator.
+    keras.utils.set_random_seed(int(np.random.default_rng((seed, epoch)).integers(2**31)))
     for i, variable in enumerate(model.non_trainable_variables):
         if "seed_generator" in variable.path:
             first = np.random.default_rng((seed, epoch, i)).integers(2**31)
