@@ -218,6 +218,10 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/scaling.json, with --quick scaling-quick.json")  # fmt: skip
     parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if peak_memory() is None:
+        parser.error(
+            "this system does not tell how much memory a process has had (Linux and macOS do)"
+        )
     if arguments.point:
         print(json.dumps(measure(json.loads(arguments.point), arguments.repeats)))
         return
