@@ -38,16 +38,17 @@ def main(argv: list[str] | None = None) -> int:
         command_line.error(
             f"{given.output} already holds a run: go on with it (--resume), replace it (--overwrite), or choose another --output"
         )
-    if given.overwrite:
-        for name in ("results.json", "report.md", "table1.md", "table2.md"):
-            (given.output / name).unlink(missing_ok=True)
-        for name in ("history", "models", "predictions", "figures", "source", "features"):
-            shutil.rmtree(given.output / name, ignore_errors=True)
-    previous = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
+    going_on = given.resume and stored.exists()
+    previous = json.loads(stored.read_text(encoding="utf-8")) if going_on else None
     try:
         options = resolve(given, previous and previous["configuration"])
     except ValueError as error:
         command_line.error(str(error))
+    if given.overwrite:  # only now that the options are known to be right
+        for name in ("results.json", "report.md", "table1.md", "table2.md"):
+            (given.output / name).unlink(missing_ok=True)
+        for name in ("history", "models", "predictions", "figures", "source", "features"):
+            shutil.rmtree(given.output / name, ignore_errors=True)
 
     from paper.experiment import Experiment  # imports TensorFlow: not for --help or a typing error
 

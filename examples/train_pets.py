@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from paper.files import replacing, write_json
 from paper.recipes import create_training_variables
-from paper.training import best_epoch, checkpoint, read_history
+from paper.training import best_epoch, checkpoint, read_history, rewrite
 
 import tl_unet
 import tl_unet.data
@@ -222,9 +222,13 @@ def fit_stage(model, stage, arguments):
     compile_model(model, stage, steps)
     mask = np.zeros((1, stage.size, stage.size, 1), "float32")
     create_training_variables(model, mask, mask)
-    done = len(read_history(record).get("epoch", []))
+    history = read_history(record)
+    done = len(history.get("epoch", []))
     if done:
+        rewrite(record, history)
         model.load_weights(checkpoint(folder, done))
+    for _ in range(done):  # each pass has an order of its own
+        next(iter(plain))
     if done < stage.epochs:
         # One endless sequence, so that an epoch's order and augmentation follow from its number alone.
         train = data["train"].dataset.repeat().skip(done * steps)
@@ -248,6 +252,10 @@ def fit_stage(model, stage, arguments):
             ],
         )
     history = read_history(record)
+    if not np.isfinite(history["loss"][-1]):
+        raise SystemExit(
+            f"Stage {stage.name}: the loss is no longer a number in epoch {len(history['loss'])}. Begin anew in another --output."
+        )
     best = best_epoch({"val_loss": [-iou for iou in history["val_iou"]]})
     model.load_weights(checkpoint(folder, best))
     print(

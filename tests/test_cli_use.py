@@ -272,6 +272,33 @@ def test_an_export_that_differs_ends_with_1(trained, tmp_path, monkeypatch):
     assert "differ" in run("export", folder, "-o", tmp_path / "saved", status=1).stderr
 
 
+def test_an_export_that_gives_nan_ends_with_1(trained, tmp_path, monkeypatch):
+    from tl_unet import export
+
+    folder = trained[0]
+    monkeypatch.setattr(export, "export_model", lambda model, path, *args, **kwargs: folder)
+    nan = np.full((1, 32, 32, 1), np.nan, "float32")
+    monkeypatch.setattr(export, "load_exported", lambda path: lambda images: nan)
+    result = run("export", folder, "-o", tmp_path / "saved", "--json", status=1)
+    assert json.loads(result.stdout)["max_difference"] is None
+    assert "NaN" in result.stderr
+
+
+def test_export_of_a_folder_without_pictures_says_so(trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ["--images", tmp_path / "empty", "-o", tmp_path / "saved"]
+    assert "no picture in" in run("export", trained[0], *arguments, status=1).stderr
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_model_of_fixed_sides_is_compared_at_these(trained, tmp_path):
+    folder, images, _ = trained
+    tiny_unet(input_shape=(64, 48, 3)).save(tmp_path / "fixed.keras")
+    arguments = ["--images", images, "-o", tmp_path / "saved", "--json"]
+    report = json.loads(run("export", tmp_path / "fixed.keras", *arguments).stdout)
+    assert report["max_difference"] < 1e-4
+
+
 def test_export_with_wrong_usage_ends_with_2(trained, tmp_path):
     folder, _, _ = trained
     run("export", folder, "-f", "magic", "-o", tmp_path / "x", status=2)

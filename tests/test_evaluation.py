@@ -178,6 +178,28 @@ def test_without_scipy_an_error_before_the_work_says_what_to_install(monkeypatch
         found.summary()
 
 
+def test_images_without_a_labelled_pixel_have_no_scores(pairs):
+    images, masks = pairs
+    labels = {1: 1, 2: 0, 255: 255}
+    every = evaluate_folder(reading(), images, masks, size=32, labels=labels)
+    first = every.names[0]
+    path = next(masks.glob(f"{first}.*"))
+    mask = np.asarray(Image.open(path))
+    Image.fromarray(np.full_like(mask, 255)).save(path)
+    found = evaluate_folder(reading(), images, masks, size=32, labels=labels)
+    assert (found.unlabelled, found.names) == ([first], every.names[1:])
+    summary = found.summary()
+    assert (summary["images"], summary["unlabelled"]) == (len(every.names) - 1, 1)
+    rows = {row["name"]: row for row in every.per_image()}
+    assert {row["name"]: row for row in found.per_image()} == {
+        name: row for name, row in rows.items() if name != first
+    }
+    for path in masks.iterdir():
+        Image.fromarray(np.full_like(mask, 255)).save(path)
+    with pytest.raises(ValueError, match="No pixel of the masks"):
+        evaluate_folder(reading(), images, masks, size=32, labels=labels)
+
+
 def test_labels_of_more_classes_than_the_model_has_are_an_error(pairs):
     with pytest.raises(ValueError, match="the model has 1"):
         evaluate_folder(reading(), *pairs, size=32, labels={1: 0, 2: 4})

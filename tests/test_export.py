@@ -82,6 +82,21 @@ def test_integer_models_say_nearly_the_same(format, tmp_path):
     assert 0 < difference < 0.01  # the masks span 0.03
 
 
+def test_a_difference_that_is_no_number_is_not_passed_over(tmp_path, monkeypatch):
+    answers = iter([np.zeros((8, 8, 8, 1)), np.full((1, 8, 8, 1), np.nan)])
+    monkeypatch.setattr("tl_unet.export.load_exported", lambda path: lambda batch: next(answers))
+    assert np.isnan(tl_unet.max_difference(shared(), tmp_path, pictures(9, 8, 8)))
+
+
+@pytest.mark.slow
+def test_pictures_to_calibrate_with_are_resized_to_fixed_sides(tmp_path):
+    needs("openvino-int8")
+    model = small_unet()
+    options = {"size": (32, 32), "images": pictures(8, 48, 40)}
+    path = tl_unet.export_model(model, tmp_path / "model", "openvino-int8", **options)
+    assert 0 < tl_unet.max_difference(model, path, pictures()) < 0.01
+
+
 @pytest.mark.slow
 def test_sides_can_be_fixed(tmp_path):
     needs("litert")

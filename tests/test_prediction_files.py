@@ -1,6 +1,7 @@
 """Masks of picture files: of the picture's size and place, whatever the picture is; what can't be read is told."""
 
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -225,6 +226,20 @@ def test_a_full_disk_is_told_and_leaves_no_half_mask(tmp_path, monkeypatch):
     (found,) = predict(tmp_path / "a.png", tmp_path)
     assert "No space left" in found.error
     assert not list((tmp_path / "masks").iterdir())
+
+
+def test_probabilities_of_a_large_picture_lie_in_a_file_if_there_is_room(tmp_path, monkeypatch):
+    source = tmp_path / "picture.png"
+    Image.fromarray(half()).save(source)
+    in_memory = np.asarray(Image.open(predict(source, tmp_path / "memory")[0].mask))
+    monkeypatch.setattr("tl_unet.prediction_files._IN_MEMORY", 0)
+    found = predict(source, tmp_path / "file")[0]
+    np.testing.assert_array_equal(np.asarray(Image.open(found.mask)), in_memory)
+    full = types.SimpleNamespace(free=4 * in_memory.size - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    found = predict(source, tmp_path / "full")[0]
+    assert "set TMPDIR" in found.error
+    assert not (tmp_path / "full" / "masks" / "picture.png").exists()
 
 
 def test_a_model_of_fixed_sides_gets_pictures_of_its_size(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,14 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path, capsys):
     with pytest.raises(SystemExit):
         reproduce_paper.main(["--output", str(tmp_path)])
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_run_is_not_deleted_for_options_that_are_wrong(tmp_path):
+    stored_run(tmp_path)
+    arguments = ["--overwrite", "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(arguments)
+    assert (tmp_path / "results.json").exists()
 
 
 def test_resume_takes_the_stored_configuration(tmp_path):
@@ -518,6 +527,15 @@ def test_a_model_without_weights_is_skipped_with_the_reason_and_the_status_says_
     assert entry["reason"] in page
     assert "| M-Unet | 0.8014 | skipped |" in page
     assert "| V-Unet | 0.8989 | not run |" in page
+
+
+def test_a_model_that_is_skipped_keeps_the_epochs_that_it_has(small_run, tmp_path):
+    shutil.copytree(small_run[0], tmp_path / "run")
+    epoch = tmp_path / "run" / "models" / "munet" / "epoch-1.weights.h5"
+    epoch.parent.mkdir()
+    epoch.touch()
+    assert reproduce_paper.main(["--resume", "--output", str(tmp_path / "run")]) == SKIPPED
+    assert epoch.exists()
 
 
 def test_the_saved_model_predicts_what_figure_1_shows(small_run):

@@ -23,8 +23,18 @@ def kept(root, study, run, model, iou):
 def test_the_short_table_has_the_papers_scores_beside_ours(tmp_path):
     kept(tmp_path, "claim", "munet-seed0", "munet", 0.7)
     lines = results.summary(tmp_path).splitlines()
-    assert "| M-Unet | 0.801 | 0.500 | 0.700 | 0.700 | 2 of 3 |" in lines
-    assert "| R-Unet | 0.757 | not run here | not run here | not run here | – |" in lines
+    assert "| M-Unet | 0.8014 | 0.500 | 0.700 | 0.700 | 2 of 3 |" in lines
+    assert "| R-Unet | 0.7569 | not run here | not run here | not run here | – |" in lines
+
+
+def test_a_picture_of_predictions_is_not_replaced_by_one_of_fewer_models(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "kept")
+    kept(tmp_path / "kept", "claim", "munet-seed0", "munet", 0.7)
+    results.prediction_figure("claim", tmp_path / "runs", "pets")
+    assert "munet are not in" in capsys.readouterr().out
+    assert not (tmp_path / "kept" / "claim" / "predictions.md").exists()
 
 
 def test_ranks_are_correlated_where_encoders_differ_on_imagenet(tmp_path):

@@ -207,10 +207,15 @@ def test_a_killed_and_an_interrupted_process_resume_to_the_same_history(tiny, pa
         process.send_signal(how)
         assert process.wait(120) != 0
         assert done < len(run.read_history()) < KILLED["epochs"]
+    # Half a file of ours, and what only looks so.
+    (run.checkpoints / f"tmp-{os.getpid()}-epoch-9.weights.h5").touch()
+    (run.path / "tmp-old").mkdir()
+    (run.path / "masks").mkdir()
+    (run.path / "masks" / "tmp-01-left.png").touch()
     assert start(run.path).wait(300) == 0
     train(options(pairs, weights=tiny, **KILLED), tmp_path / "whole")
     assert_same_history(run.path, tmp_path / "whole")
-    assert not list(run.path.rglob("tmp-*"))
+    assert {path.name for path in run.path.rglob("tmp-*")} == {"tmp-old", "tmp-01-left.png"}
 
 
 def test_a_full_disk_leaves_the_epochs_before_and_says_how_to_go_on(

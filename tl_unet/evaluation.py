@@ -38,7 +38,7 @@ class Evaluation:
     With one class, scores are those of the foreground; with more, means over the classes that occur in mask or prediction.
 
     Args:
-        names: list of str, the images.
+        names: list of str, the images that have labelled pixels.
         counts: int64 array `(images, classes, 3)`: true positives, false positives and false negatives of each class.
         confusion: int64 array `(classes, classes)` of pixels: true classes in the rows, predicted ones in the columns. One
             class against the background counts as two.
@@ -46,6 +46,7 @@ class Evaluation:
         worst: list of `Example`, the ten images with the lowest IoU.
         class_names: list of str, one for each class that scores are taken over. Defaults to `None`: `"object"`, or the
             numbers.
+        unlabelled: list of str, images whose masks are 255 all over: they have no scores. Defaults to none.
 
     Raises:
         ValueError: if there are not as many names as classes.
@@ -57,6 +58,7 @@ class Evaluation:
     classes: int
     worst: list[Example] = dataclasses.field(default_factory=list)
     class_names: list[str] | None = None
+    unlabelled: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         names = ["object"] if self.classes == 1 else list(map(str, range(self.classes)))
@@ -96,7 +98,7 @@ class Evaluation:
             seed: int, of the bootstrap. Defaults to `0`.
 
         Returns:
-            A dict: `images`, `classes`, `dataset` (`iou`, `dice`, `precision`, `recall`, `accuracy` over all pixels),
+            A dict: `images` and `unlabelled` (how many have scores, and how many have none), `classes`, `dataset` (`iou`, `dice`, `precision`, `recall`, `accuracy` over all pixels),
             `mean_of_images` (means of the images' `iou` and `dice`), `interval` (95 % bootstrap intervals over the images of
             the IoU and Dice of both kinds, `None` for fewer than two images), `class_names`, `per_class`, `confusion`; the
             last three with the background where there is one class.
@@ -111,6 +113,7 @@ class Evaluation:
         images = _scores(scored)
         return {
             "images": len(self.names),
+            "unlabelled": len(self.unlabelled),
             "classes": self.classes,
             "dataset": dataset,
             "mean_of_images": {name: float(images[name].mean()) for name in ("iou", "dice")},
@@ -165,12 +168,12 @@ def evaluate_folder(
         progress: callable `progress(done, total)` after each batch, in images. Defaults to `None`.
 
     Returns:
-        An `Evaluation`.
+        An `Evaluation`. Images without a labelled pixel (255 all over) count nowhere; their names are in `unlabelled`.
 
     Raises:
         FileNotFoundError: if a folder does not exist.
         ValueError: if the model gives logits, or its classes may overlap; if `threshold` is not as above; if images and masks are not as they should be: all that is
-            wrong is listed.
+            wrong is listed; if no pixel is labelled.
         ImportError: if SciPy is missing, which the intervals of the scores need.
     """
     check_decidable(model)
@@ -181,23 +184,32 @@ def evaluate_folder(
         check_class_count("class_names", len(class_names), classes, one_is_two=False)
     options = {"mask_suffix": mask_suffix, "recursive": recursive, "names": names}
     subset = _load(model, images, masks, size, batch_size, labels, **options)
+    labelled, unlabelled = [], []
     counted, worst, confusion = [], [], np.zeros((max(2, classes),) * 2, np.int64)
     for batch, truth in subset.dataset:
         batch = np.asarray(batch)
         predicted = decide(predict_augmented(model, batch, augment, batch_size), threshold)
         for image, true, guess in zip(batch, np.asarray(truth)[..., 0], predicted, strict=True):
+            name = subset.names[len(labelled) + len(unlabelled)]
             matrix = count_confusion(true, guess, max(2, classes))
+            if not matrix.any():
+                unlabelled.append(name)
+                continue
+            labelled.append(name)
             confusion += matrix
             hits = np.diag(matrix)
             counts = np.stack([hits, matrix.sum(axis=0) - hits, matrix.sum(axis=1) - hits], axis=-1)
             iou = float(_scores(counts[1:] if classes == 1 else counts)["iou"])
-            name = subset.names[len(counted)]
             worst.append(Example(name, iou, image.astype("uint8"), true.astype("uint8"), guess))
             counted.append(counts)
         worst = sorted(worst, key=lambda example: example.iou)[:_SHOWN]
         if progress is not None:
-            progress(len(counted), len(subset.names))
-    return Evaluation(subset.names, np.stack(counted), confusion, classes, worst, class_names)
+            progress(len(labelled) + len(unlabelled), len(subset.names))
+    if not labelled:
+        raise ValueError(f"No pixel of the masks in {masks} is labelled: all are 255.")
+    return Evaluation(
+        labelled, np.stack(counted), confusion, classes, worst, class_names, unlabelled
+    )
 
 
 def count_confusion(true, predicted, classes):

@@ -145,7 +145,7 @@ def max_difference(model, path, images, batch_size=8) -> float:
         batch_size: int, images at once. Defaults to `8`.
 
     Returns:
-        float, the largest absolute difference over all pixels and classes.
+        float, the largest absolute difference over all pixels and classes; NaN if either gives one.
 
     Raises:
         ValueError: if there are no images.
@@ -156,7 +156,7 @@ def max_difference(model, path, images, batch_size=8) -> float:
     for i in range(0, len(images), batch_size):
         batch = np.asarray(images[i : i + batch_size], "float32")
         differences.append(np.abs(exported(batch) - model.predict_on_batch(batch)).max())
-    return float(max(differences))
+    return float(np.max(differences))
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -224,6 +224,14 @@ def _write_openvino(model, path, signature, images):
     model.export(str(path), format="openvino", input_signature=signature, verbose=False)
 
 
+def _of_sides(images, signature):
+    """Images to calibrate with, resized where the exported model has fixed sides."""
+    sides = signature[0].shape[1:3]
+    if None in sides or tuple(sides) == images.shape[1:3]:
+        return images
+    return keras.ops.convert_to_numpy(keras.ops.image.resize(images, sides, antialias=True))
+
+
 def _write_openvino_int8(model, path, signature, images):
     import nncf
     import openvino
@@ -233,7 +241,7 @@ def _write_openvino_int8(model, path, signature, images):
         _write_openvino(model, floats, signature, images)
         quantized = nncf.quantize(
             openvino.Core().read_model(floats),
-            nncf.Dataset([image[None] for image in images]),
+            nncf.Dataset([image[None] for image in _of_sides(images, signature)]),
             subset_size=len(images),
         )
         openvino.save_model(quantized, path, compress_to_fp16=False)
@@ -246,8 +254,7 @@ def _write_litert(model, path, signature, images):
 def _write_litert_int8(model, path, signature, images):
     import tensorflow as tf
 
-    sides = signature[0].shape[1:3]
-    resized = keras.ops.convert_to_numpy(keras.ops.image.resize(images, sides, antialias=True))
+    resized = _of_sides(images, signature)
     model.export(
         str(path),
         format="litert",

@@ -5,7 +5,9 @@ each: PNG, or for a TIFF a TIFF with the same place on the map. For arrays use `
 """
 
 import dataclasses
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -145,10 +147,8 @@ def _predict_file(
         _check_not_smaller(image, model.input_shape[1:3])
     with tempfile.TemporaryDirectory() as folder:
         shape = (*image.shape[:2], model.output_shape[-1])
-        masks = None
-        if 4 * np.prod(shape) > _IN_MEMORY:
-            masks = np.memmap(os.path.join(folder, "probabilities"), "float32", "w+", shape=shape)
         if "tile_size" in reading:
+            masks = _room_for(shape, folder)
             masks = predict_tiled(
                 model, image, batch_size=batch_size, augment=augment, output=masks, **reading
             )
@@ -166,6 +166,21 @@ def _predict_file(
             _write_probabilities(masks, target, source)
         del masks
     return target, float(np.count_nonzero(classes) / classes.size)
+
+
+def _room_for(shape, folder):
+    """An array for probabilities in a file of `folder`; `None` if they are few enough for the memory."""
+    needed, free = 4 * math.prod(shape), shutil.disk_usage(folder).free
+    if needed <= _IN_MEMORY:
+        return None
+    if (
+        needed > free
+    ):  # writing to a mapped file on a full disk would end the process without a word
+        raise OSError(
+            f"the probabilities need {needed / 1e9:.2f} GB of room for a while, but only {free / 1e9:.2f} GB are free in "
+            f"{os.path.dirname(folder)}; set TMPDIR to a folder on a larger disk"
+        )
+    return np.memmap(os.path.join(folder, "probabilities"), "float32", "w+", shape=shape)
 
 
 def _check_not_smaller(image, fixed):

@@ -144,6 +144,12 @@ def evaluate(
         out.print(_class_table(scores))
     if scores["interval"]:
         out.print("In brackets: 95 % intervals, by bootstrap over the images.", style="dim")
+    if found.unlabelled:
+        out.print(
+            f"{len(found.unlabelled)} more have no labelled pixel, and no scores: {', '.join(found.unlabelled[:5])}"
+            + (" and others." if found.unlabelled[5:] else "."),
+            soft_wrap=True,
+        )
     out.print(f"{scores['images']} images. Report: {folder}", soft_wrap=True)
 
 

@@ -68,6 +68,7 @@ def export(
     more than 0.0001 is an error; the int8 formats are reported.
     """
     from tl_unet.export import export_model
+    from tl_unet.prediction_plan import working_size
 
     if format not in FORMATS:
         raise typer.BadParameter(
@@ -75,10 +76,10 @@ def export(
         )
     fixed = size and parse_size(size)
     network, trained = open_model(model)
-    seen = fixed or trained.get("size") or 256
     if format == "litert-int8" and fixed is None:
         fixed = tuple(trained["size"]) if trained else None  # its sides must be known
     with failures(usage=FileExistsError):
+        seen = working_size(network, fixed or trained.get("size")) or 256
         pictures = _pictures(network, model, images, seen, count)
         if format.endswith("int8") and pictures is None:
             raise typer.BadParameter(
@@ -95,11 +96,15 @@ def export(
         if pictures is None:
             out.print("Not checked against Keras: give --images.")
         else:
+            differ = report["max_difference"]
             out.print(
-                f"Against Keras on {report['images']} pictures: probabilities differ by {report['max_difference']:.2g} at most, "
+                f"Against Keras on {report['images']} pictures: probabilities differ by {'NaN' if differ is None else f'{differ:.2g}'} at most, "
                 f"{report['same_class']:.3%} of the pixels get the same class.",
                 soft_wrap=True,
             )
+    if pictures is not None and report["max_difference"] is None:
+        err.print("The exported model gives NaN, or Keras' does.", style="red")
+        raise typer.Exit(FAILED)
     if not format.endswith("int8") and (report["max_difference"] or 0) > _TOLERANCE:
         err.print(f"The probabilities differ by more than {_TOLERANCE}.", style="red")
         raise typer.Exit(FAILED)
@@ -114,6 +119,8 @@ def _pictures(network, model, images, size, count):
 
     if images is not None:
         paths = find_pictures(images)
+        if not paths:
+            raise FileNotFoundError(f"There is no picture in {images}.")
     elif model.is_dir() and RunFolder(model).settings.is_file():
         settings = RunFolder(model).read_settings()
         folder = Path(settings["options"]["val_images"] or settings["options"]["images"])
@@ -143,15 +150,16 @@ def _compare(network, path, pictures):
 
     if pictures is None:
         return {"images": 0, "max_difference": None, "same_class": None}
-    run, largest, same = load_exported(path), 0.0, 0
+    run, differences, same = load_exported(path), [], 0
     for picture in pictures:
         expected = np.asarray(network.predict_on_batch(picture[None]))
         found = run(picture[None])
-        largest = max(largest, float(np.abs(found - expected).max()))
+        differences.append(float(np.abs(found - expected).max()))
         same += np.mean(decide(found) == decide(expected))
+    largest = float(np.max(differences))  # Python's `max` passes over NaN
     return {
         "images": len(pictures),
-        "max_difference": largest,
+        "max_difference": largest if np.isfinite(largest) else None,
         "same_class": float(same / len(pictures)),
     }
 

@@ -42,11 +42,11 @@ def attempt(model, format, folder):
     worst = 0.0
     for (height, width), batch in images.items():
         try:
-            worst = max(worst, tl_unet.max_difference(model, path, batch[:1]))
+            worst = float(np.maximum(worst, tl_unet.max_difference(model, path, batch[:1])))
         except Exception as error:  # every runtime has errors of its own
             print(f"{format} at {height}x{width}: {type(error).__name__} {str(error)[:300]}")
             return f"no: not at {height}x{width}"
-    return f"yes ({worst:.0e})"
+    return f"yes ({worst:.0e})" if np.isfinite(worst) else "no: gives NaN"
 
 
 def main():

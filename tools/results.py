@@ -104,16 +104,22 @@ def collect(name, studies, authors):
 
 def prediction_figure(name, studies, data):
     """What the models of a study predict for the same test pictures, side by side."""
-    columns, heads = {}, {}
+    columns, heads, missing = {}, {}, []
     for row in STUDIES[name].rows:
         path = results_path(studies, name, row, STUDIES[name].seeds[0])
         folder = path.parent
+        if not read(path, row) and first_run(name, row, RESULTS):
+            missing.append(row.name)
         if read(path, row):
             title = MODELS[row.model].title
             columns[title] = np.load(folder / "predictions" / f"{row.model}.npy")
             heads[title] = head(folder / "models" / f"{row.model}.keras")
             options = stored(path)["configuration"]
-    if columns:
+    if missing:  # models are not kept with the results
+        print(
+            f"{name}: the picture of predictions stays as it is: {', '.join(missing)} are not in {studies}"
+        )
+    elif columns:
         parts = pictures.load(types.SimpleNamespace(**options | {"data": data}))
         images, masks, names = pictures.examples(parts, PICTURES)
         figure = plotting.prediction_panel(images, masks, columns, names=names)

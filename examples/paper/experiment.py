@@ -21,6 +21,7 @@ from paper.training import best_epoch, diverged, duration, fit
 import tl_unet
 
 SCRATCH = "unet"  # the encoder that has no pre-trained weights
+FINISHED = ("done", "diverged")
 
 
 class Experiment:
@@ -63,16 +64,18 @@ class Experiment:
         """
         options = self.options
         print(f"Reading the pictures ({options.data}) ...", flush=True)
-        parts = pictures.load(options)
-        self.results["data"] = pictures.composition(parts, options)
+        parts = self._read()
         self._store()
         images, masks, names = pictures.examples(parts, figures.PICTURES)
         models = self.results["models"]
         # What was skipped is tried again: its weights may have come.
-        finished = ("done", "diverged")
-        waiting = [n for n in options.models if models.get(n, {}).get("status") not in finished]
+        waiting = [n for n in options.models if models.get(n, {}).get("status") not in FINISHED]
         for number, name in enumerate(waiting):
             print(f"\n{MODELS[name].title} ({number + 1} of {len(waiting)})", flush=True)
+            if (
+                number
+            ):  # each pass has an order of its own: a model's must not depend on those before it
+                parts = self._read()
             models[name] = self._run_model(name, parts, waiting[number + 1 :], images)
             self._store()
             self._draw(name)
@@ -87,6 +90,12 @@ class Experiment:
             print(f"{MODELS[name].title} was skipped: {models[name]['reason']}")
         print(f"\nReport: {self.output / 'report.md'}")
         return SKIPPED if skipped else 0
+
+    def _read(self):
+        """The pictures by part, and in the results what they are."""
+        parts = pictures.load(self.options)
+        self.results["data"] = pictures.composition(parts, self.options)
+        return parts
 
     def _run_model(self, name, parts, later, images) -> dict:
         """Train and evaluate one model; its entry in the results."""
@@ -158,9 +167,10 @@ class Experiment:
         return str(path)
 
     def _draw(self, name):
-        """The curves of a model whose result is stored; its checkpoints are no longer needed."""
-        shutil.rmtree(self.output / "models" / name, ignore_errors=True)
-        shutil.rmtree(self.output / "features" / name, ignore_errors=True)
+        """The curves of a model whose result is stored; its checkpoints are no longer needed. One that was skipped may have some."""
+        if self.results["models"][name]["status"] in FINISHED:
+            shutil.rmtree(self.output / "models" / name, ignore_errors=True)
+            shutil.rmtree(self.output / "features" / name, ignore_errors=True)
         if "validation" in self.results["models"][name]:
             figures.curves(name, self.output)
 

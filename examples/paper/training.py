@@ -152,7 +152,7 @@ def fit(
     history = read_history(record)
     done = len(history.get("epoch", []))
     if done:
-        _rewrite(record, history)
+        rewrite(record, history)
         model.load_weights(checkpoint(checkpoints, done))
     if done < options.epochs and not diverged(history):
         train, validation = parts["train"].dataset, parts["validation"].dataset
@@ -186,8 +186,13 @@ def fit(
     return history
 
 
-def _rewrite(record: Path, history: dict[str, list[float]]) -> None:
-    """Take a row that was cut off out of the file, so that the next one begins on a line of its own."""
+def rewrite(record: Path, history: dict[str, list[float]]) -> None:
+    """Take a row that was cut off out of the file, so that the next one begins on a line of its own.
+
+    Args:
+        record: a CSV file of `CSVLogger`.
+        history: what `read_history` found in it.
+    """
     with replacing(record) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(history)

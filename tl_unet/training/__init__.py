@@ -81,7 +81,9 @@ def resume(output, *, report: Callable | None = None) -> dict:
     run = RunFolder(output)
     settings = run.read_settings()
     # What was being written when the process was killed.
-    for part in [*run.path.glob("tmp-*"), *run.path.glob("*/tmp-*"), *run.cache.glob("*.part")]:
+    written = (run.path, run.checkpoints, run.predictions)
+    parts = [part for folder in written for part in folder.glob("tmp-[0-9]*-*") if part.is_file()]
+    for part in [*parts, *run.cache.glob("*.part")]:
         part.unlink()
     return _train(run, TrainingOptions.from_json(settings["options"]), settings["names"], report)
 

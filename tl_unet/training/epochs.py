@@ -195,7 +195,7 @@ class Training:
         plain = keras.Model(model.inputs, model.outputs, name=model.name)  # without the optimizer
         plain.load_weights(checkpoint)
         try:
-            with replacing(self.run.model) as beside:
+            with replacing(self.run.model, durable=True) as beside:
                 plain.save(beside)
         except (OSError, RuntimeError) as error:
             raise OSError(
