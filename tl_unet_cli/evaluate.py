@@ -93,7 +93,8 @@ def evaluate(
 
     Dice, IoU, precision, recall and accuracy over all pixels, the mean IoU and Dice of the images, and 95 % bootstrap intervals
     over the images; of several classes also the scores of each. The report's folder gets scores.json, per_image.csv (worst first),
-    per_class.csv, worst.png, confusion.png and per_class.png; one that holds a report is refused without --overwrite.
+    per_class.csv, worst.png, confusion.png and per_class.png; one that holds a report is refused without --overwrite. Images whose
+    masks hold nothing but ignored pixels have no scores.
     """
     from tl_unet import evaluation
     from tl_unet.prediction_plan import working_size

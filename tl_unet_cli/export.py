@@ -56,7 +56,7 @@ def export(
         str | None,
         typer.Option(
             metavar="N|HxW",
-            help="Fix the sides of the pictures it takes. Default: any size; for litert-int8, which can not, that of the training.",
+            help="Fix the sides of the pictures it takes. Default: any size that the model takes; for litert-int8, which needs fixed sides, those of the training, or 256.",
             show_default=False,
         ),
     ] = None,
@@ -64,8 +64,9 @@ def export(
 ) -> None:
     """Write the model for another runtime and compare the two on real pictures.
 
-    The file takes raw pictures, float32 0..255, and gives probabilities. A float format whose probabilities differ from Keras' by
-    more than 0.0001 is an error; the int8 formats are reported.
+    The file takes raw pictures, float32 0..255, and gives probabilities. If a probability is NaN, or one of a float
+    format differs from Keras' by more than 0.0001, the exit status is 1, though the file is written; differences of the int8 formats
+    are reported. Without pictures nothing is checked.
     """
     from tl_unet.export import export_model
     from tl_unet.prediction_plan import working_size

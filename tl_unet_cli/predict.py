@@ -66,7 +66,8 @@ def predict(
         typer.Option(
             min=1,
             metavar="N",
-            help="Predict in tiles of N pixels at full resolution, in bounded memory. The default for a .keras file whose model "
+            help="Predict in tiles of N pixels at full resolution. A plain 8-bit TIFF is read by windows; many probabilities lie in a "
+            "temporary file (TMPDIR). The default for a .keras file whose model "
             "takes any size: 512. A model of one size takes tiles of that size only.",
             show_default=False,
         ),
@@ -89,7 +90,7 @@ def predict(
 
     Each picture gets a PNG mask of its own size in the output folder (0 and 255, or class numbers in colours); a TIFF gets a TIFF
     with the same place on the map. The model of a training's folder sees pictures resized as in the training, unless --tile is
-    given. Files that can't be read are skipped and listed at the end; the exit status is then 1. Files that are there already are
+    given. Pictures that can't be read, or whose masks can't be written, are skipped and listed at the end; the exit status is then 1. Files that are there already are
     replaced only with --overwrite.
     """
     from tl_unet import prediction_files

@@ -102,7 +102,7 @@ def train(
     freeze_epochs: Annotated[
         int | None,
         typer.Option(
-            help="The first of them, in which the encoder is frozen. Default: 3, at most half; 0 with random weights.",
+            help="The first of them, in which the encoder is frozen. Default: 3, at most half, at least 1; 0 with random weights.",
             show_default=False,
             **_TRAINING,
         ),
@@ -170,7 +170,7 @@ def train(
         str | None,
         typer.Option(
             metavar="N,N,...",
-            help="Filters of the decoder, coarsest first. Default: the decoder's own, of the U-Net the first of 256,128,64,32,16.",
+            help="Filters of the decoder, coarsest first. Default: the first of 256,128,64,32,16 for unet, residual, attention and scse; else the decoder's own.",
             show_default=False,
             **_MODEL,
         ),

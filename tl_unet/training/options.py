@@ -51,7 +51,7 @@ class TrainingOptions:
         limit: int or `None`, at most so many images in each pair of folders. Defaults to `None`.
         epochs: int, the number of all epochs. Defaults to `30`.
         freeze_epochs: int or `None`, the first of them, in which the encoder is frozen. Defaults to `None`: three, at most half
-            of all; none with random weights.
+            of all, at least one; none with random weights.
         batch_size: int. Defaults to `8`.
         learning_rate: float, of the first stage; after a frozen stage the whole network learns with a tenth of it. Either
             falls along a cosine. Defaults to `0.001`.
