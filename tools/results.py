@@ -102,7 +102,7 @@ def collect(name, studies, authors):
     write_text(target / "table.md", table(name, RESULTS, kept_path))
 
 
-def prediction_figure(name, studies, data):
+def prediction_figure(name, studies, data, partly=False):
     """What the models of a study predict for the same test pictures, side by side."""
     columns, heads, missing = {}, {}, []
     for row in STUDIES[name].rows:
@@ -115,9 +115,10 @@ def prediction_figure(name, studies, data):
             columns[title] = np.load(folder / "predictions" / f"{row.model}.npy")
             heads[title] = head(folder / "models" / f"{row.model}.keras")
             options = stored(path)["configuration"]
-    if missing:  # models are not kept with the results
+    if missing and not partly:  # models are not kept with the results
         print(
-            f"{name}: the picture of predictions stays as it is: {', '.join(missing)} are not in {studies}"
+            f"{name}: the picture of predictions stays as it is: {', '.join(missing)} are not in {studies}; "
+            f"--partly {name} draws it without them"
         )
     elif columns:
         parts = pictures.load(types.SimpleNamespace(**options | {"data": data}))
@@ -289,6 +290,8 @@ def main():
     parser.add_argument("--pets", type=pathlib.Path, help="--output of train_pets.py")
     parser.add_argument("--authors", type=pathlib.Path, help="directory of the authors' logs")
     parser.add_argument("--data", default="tfds", help="as in study.py")
+    parser.add_argument("--partly", nargs="+", default=[], choices=STUDIES, metavar="STUDY",
+                        help="draw the predictions of these studies also if models that were kept results of are missing")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.studies:
         if not arguments.authors:
@@ -297,7 +300,8 @@ def main():
         for name in begun:
             collect(name, arguments.studies, arguments.authors)
             if STUDIES[name].published:
-                prediction_figure(name, arguments.studies, arguments.data)
+                partly = name in arguments.partly
+                prediction_figure(name, arguments.studies, arguments.data, partly)
             else:
                 dots(name, STUDIES[name].question)
         for page in PAGES:
