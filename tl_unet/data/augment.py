@@ -133,13 +133,13 @@ def _check_shapes(images, masks, rgb):
 
 
 # What is drawn for each image, in -1..1.
-DRAWS = ("angle", "size", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast", "saturation", "hue")  # fmt: skip
+_DRAWS = ("angle", "size", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast", "saturation", "hue")  # fmt: skip
 
 
 def _draws(seed, count):
-    """Random numbers of a batch: for each name of `DRAWS` a float tensor `(count,)` in -1..1."""
-    numbers = tf.random.stateless_uniform([len(DRAWS), count], seed, -1, 1)
-    return dict(zip(DRAWS, tf.unstack(numbers), strict=True))
+    """Random numbers of a batch: for each name of `_DRAWS` a float tensor `(count,)` in -1..1."""
+    numbers = tf.random.stateless_uniform([len(_DRAWS), count], seed, -1, 1)
+    return dict(zip(_DRAWS, tf.unstack(numbers), strict=True))
 
 
 def _affine(draws, images, flip, rotation, scale, translation):
