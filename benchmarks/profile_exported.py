@@ -9,7 +9,6 @@ prediction down a little, so the milliseconds are a little more than those of `c
 
 import argparse
 import collections
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -83,7 +82,7 @@ def main(argv=None):
     if arguments.json:
         from tl_unet.runs import replacing, write_json
 
-        write_json(arguments.json, json.loads(json.dumps(document)))
+        write_json(arguments.json, document)
         with replacing(arguments.json.with_suffix(".md")) as beside:
             beside.write_text(text, encoding="utf-8")
 

@@ -10,6 +10,7 @@ import types
 
 import keras
 import numpy as np
+import pets_recipes
 import pytest
 import study
 import train_pets
@@ -105,7 +106,7 @@ def test_an_encoders_share_of_the_rate_is_that_of_its_steps_also_after_saving(im
     def change(share):
         keras.utils.set_random_seed(0)
         model = shallow_unet(normalization="batch")
-        stage = train_pets.Stage("full", 32, 1, 1e-3, frozen=False, encoder_share=share)
+        stage = pets_recipes.Stage("full", 32, 1, 1e-3, frozen=False, encoder_share=share)
         train_pets.compile_model(model, stage, steps=10)
         tl_unet.unfreeze_encoder(model)  # from the optimizer's configuration
         encoder = model.get_layer("encoder").trainable_variables
@@ -162,8 +163,8 @@ def test_a_run_of_pets_is_resumed_with_its_own_options_only(tmp_path, monkeypatc
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
     pets = shared_path("oxford_pets")
     stages = (
-        train_pets.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
-        train_pets.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
+        pets_recipes.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
+        pets_recipes.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
     )
     fast = dataclasses.replace(train_pets.RECIPES["fast"], stages=stages)
     monkeypatch.setitem(train_pets.RECIPES, "fast", fast)

@@ -173,9 +173,8 @@ def _room_for(shape, folder):
     needed, free = 4 * math.prod(shape), shutil.disk_usage(folder).free
     if needed <= _IN_MEMORY:
         return None
-    if (
-        needed > free
-    ):  # writing to a mapped file on a full disk would end the process without a word
+    # Writing to a mapped file on a full disk would end the process without a word.
+    if needed > free:
         raise OSError(
             f"the probabilities need {needed / 1e9:.2f} GB of room for a while, but only {free / 1e9:.2f} GB are free in "
             f"{os.path.dirname(folder)}; set TMPDIR to a folder on a larger disk"

@@ -72,9 +72,8 @@ class Experiment:
         waiting = [n for n in options.models if models.get(n, {}).get("status") not in FINISHED]
         for number, name in enumerate(waiting):
             print(f"\n{MODELS[name].title} ({number + 1} of {len(waiting)})", flush=True)
-            if (
-                number
-            ):  # each pass has an order of its own: a model's must not depend on those before it
+            # Each pass has an order of its own: a model's must not depend on those before it.
+            if number:
                 parts = self._read()
             models[name] = self._run_model(name, parts, waiting[number + 1 :], images)
             self._store()
