@@ -1,14 +1,16 @@
 """Times tl-unet against its peers: the same architecture, the same work, in turns.
 
+    pip install -e ".[export]"                                        # tl-unet's side runs in this environment
     python benchmarks/compare.py                                      # everything: hours, on an idle machine
     python benchmarks/compare.py --work step frozen --encoders vgg16  # some cells
     python benchmarks/compare.py --quick                              # a try: small pictures, few repeats; no result
     python benchmarks/compare.py --list                               # the cells, and which are measured
 
-Beside the tables of all times (.md) stands one of ratios (-ratios.md): tl_unet as built, and its fastest way, over the fastest of the peers whose network has as many parameters.
+Beside the tables of all times (.md) stands one of ratios (-ratios.md): tl_unet as built, and its fastest way, over the fastest of the peers whose network has as many parameters,
+and which of them miss their goals.
 
 Peers: segmentation_models.pytorch (eager, in channels_last, through torch.compile), segmodels_keras and medicai. Their environments are made with pip where
-they are missing; the first takes 5 GB of disk. For each cell (a work and an encoder) every contestant gets a child process, and these take turns:
+they are missing; the first takes 5 GB of disk (on Linux PyPI's torch brings CUDA's libraries along; it runs on the processor). For each cell (a work and an encoder) every contestant gets a child process, and these take turns:
 one after another runs for some tenths of a second while the rest waits, again and again, so that a machine that slows down slows all. The time is the
 median over the rounds; the ratio is that of tl-unet's time to the other's in the same round, also with its quartiles. Each round also
 times a product of matrices: the processor's peak, of which a contestant's share is given (operations are counted by TensorFlow's profiler on
@@ -29,6 +31,7 @@ all of it; one whose contestant failed stays (`--list` tells), until it is delet
 import argparse
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -40,6 +43,7 @@ from pathlib import Path
 import environments
 import report
 from contestants import ENCODERS, OURS, WORK
+from exported import WORK as EXPORTED
 
 HERE = Path(__file__).resolve().parent
 PEAK_FLOPS = 2 * 2048**3
@@ -144,10 +148,15 @@ def measure(work, encoder, arguments, found, missing):
                         entry["parameters"] = said["parameters"]
             return {"settings": settings, "contestants": results}
         try:
-            for contestant in chosen:
-                children[contestant.name] = child = start(contestant, work)
-                results[contestant.name] = said = child.answer()
-                print(f"    {contestant.name}: {said.get('error', 'ready')}", flush=True)
+            # Two prepare beside each other, which nobody times; but exporting may take most of the memory.
+            ahead = 0 if work in EXPORTED else 1
+            for number in range(len(chosen) + ahead):
+                if number < len(chosen):
+                    children[chosen[number].name] = start(chosen[number], work)
+                if number >= ahead:
+                    name = chosen[number - ahead].name
+                    results[name] = said = children[name].answer()
+                    print(f"    {name}: {said.get('error', 'ready')}", flush=True)
             children["peak"] = start(OURS, "peak")
             results["peak"] = children["peak"].answer()
             calls = {}
@@ -190,6 +199,21 @@ def processor():
 def platform_name():
     """The processor, how many cores it has, and the system."""
     return f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}"
+
+
+def check_export(cells, libraries):
+    """Ends the program if tl-unet's files can't be exported and run here, as a cell that failed would be kept.
+
+    Args:
+        cells: list of pairs of a work and an encoder.
+        libraries: list of str.
+    """
+    needed = ("onnx", "tf2onnx", "onnxruntime", "openvino", "nncf")
+    lacking = [name for name in needed if importlib.util.find_spec(name) is None]
+    if lacking and OURS.library in libraries and any(work in EXPORTED for work, _ in cells):
+        raise SystemExit(
+            f'For exported files this environment lacks {", ".join(lacking)}: pip install -e ".[export]", or choose other --work.'
+        )
 
 
 def machine(threads, found):
@@ -284,6 +308,7 @@ def main(argv=None):
             name = report.cell_name(work, encoder)
             print(f"{name}: {state(document['cells'].get(name), work, arguments)}")
         return
+    check_export(cells, arguments.libraries)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     chosen = [
         contestant

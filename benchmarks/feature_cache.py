@@ -4,23 +4,23 @@
     python benchmarks/feature_cache.py --data DIRECTORY --size 64 --images 8 --rounds 2 --encoders mobilenetv2 --json try.json
 
 For each encoder the same pictures are trained on for an epoch in turn: the whole model, the model with a folded encoder, and the decoder on cached features in float32
-and in float16. The medians of the rounds are taken, and the ratios to the whole model's time of the same round. Weights are random: they don't change
-the cost. A measured encoder is kept in the JSON file and skipped by the next run.
+and in float16. The medians of the rounds are taken, and the ratios to the whole model's time of the same round. "First pass" is the time in which the cache computes
+the features, once; its graph was traced before, on the validation pictures. Weights are random: they don't change the cost. A measured encoder is kept in the JSON file and skipped by the next run.
 """
 
 import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
+from compare import platform_name
+from worker import seconds_of
 
 import tl_unet
 from tl_unet.data import oxford_pets
@@ -39,27 +39,26 @@ def compiled(model):
 
 def epoch(model, data):
     """The seconds of an epoch."""
-    start = time.perf_counter()
-    model.fit(data, verbose=0)
-    return time.perf_counter() - start
+    return seconds_of(lambda: model.fit(data, verbose=0))
 
 
-def measure(encoder, filters, data, images, size, rounds):
+def measure(encoder, filters, parts, size, rounds):
     """The row of an encoder: seconds of an epoch in each way, by round, and what the features take."""
+    data = parts["train"].dataset
     if filters is not None:
         filters = filters[: tl_unet.get_encoder_spec(encoder).stride.bit_length() - 1]
     model = tl_unet.build_unet(
         encoder, freeze=False, weights=None, decoder_filters=filters, normalization="batch"
     )
     tl_unet.freeze_encoder(model)
-    row = {"bytes": tl_unet.feature_bytes(model, (size, size)), "seconds": {}}
+    row = {"bytes": tl_unet.feature_bytes(model, (size, size)), "first_pass": {}, "seconds": {}}
     ways = {"whole": (compiled(model), data)}
     ways["folded"] = (compiled(tl_unet.fold_batch_norm(model, encoder_only=True)), data)
     for dtype in ("float32", "float16"):
-        start = time.perf_counter()
-        decoder, features = tl_unet.cache_features(model, data, dtype=dtype, verbose=0)
-        row["fill"] = (time.perf_counter() - start) / images
-        ways[dtype] = compiled(decoder), features
+        cache = tl_unet.FeatureCache(model, dtype=dtype)
+        cache.add(parts["validation"].dataset, verbose=0)  # traces the graph
+        row["first_pass"][dtype] = seconds_of(lambda cache=cache: cache.add(data, verbose=0))
+        ways[dtype] = compiled(cache.decoder), cache.apply(data)
     for model_, data_ in ways.values():
         epoch(model_, data_)  # traces the graph
     for _ in range(rounds):
@@ -75,11 +74,11 @@ def table(document):
     decoder = f"decoder filters {', '.join(map(str, filters))}" if filters else "default decoder"
     lines = [
         f"*An epoch of {about['images']} real pets at {about['size']}x{about['size']}, batches of {about['batch']}, {decoder} with batch normalisation; times "
-        f"relative to training the whole model with a frozen encoder, medians of {about['rounds']} rounds in turn (quartiles in brackets). {about['machine']}, "
+        f"relative to training the whole model with a frozen encoder, medians of {about['rounds']} rounds in turn (quartiles in brackets); the first pass once. {about['machine']}, "
         f"{about['date']}. Made by `benchmarks/feature_cache.py`.*",
         "",
-        "| encoder | features, MB an image | the same in float16 | whole model | encoder folded | cached | cached, float16 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| encoder | features, MB an image | the same in float16 | whole model | encoder folded | cached | cached, float16 | first pass | has paid after |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in document["rows"].items():
         whole = row["seconds"]["whole"]
@@ -90,6 +89,10 @@ def table(document):
                 statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else ratios * 3
             )
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        first = row["first_pass"]["float32"]
+        cells.append(f"{first / statistics.median(whole):.2f}")
+        saved = statistics.median(whole) - statistics.median(row["seconds"]["float32"])
+        cells.append(f"{first / saved:.1f} epochs" if saved > 0 else "never")
         size = row["bytes"] / 1e6
         lines.append(f"| `{name}` | {size:.1f} | {size / 2:.1f} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -122,7 +125,7 @@ def main(argv=None):
     setting = {
         key: getattr(arguments, key) for key in ("filters", "size", "batch", "images", "rounds")
     }
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    machine = f"{platform_name()}, TensorFlow {tf.__version__}, Keras {keras.__version__}"
     document = {"setting": {**setting, "machine": machine}, "rows": {}}
     if arguments.json.exists():
         kept = json.loads(arguments.json.read_text(encoding="utf-8"))
@@ -142,8 +145,7 @@ def main(argv=None):
             document["rows"][name] = measure(
                 name,
                 arguments.filters,
-                parts["train"].dataset,
-                arguments.images,
+                parts,
                 arguments.size,
                 arguments.rounds,
             )

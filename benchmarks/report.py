@@ -58,7 +58,9 @@ def rows(cell):
         ratio = ""
         if ours and name != OURS.name:
             ratio = "{:.2f} ({:.2f} to {:.2f})".format(*ratios(ours, entry["seconds"]))
-        memory = f"{entry['memory'] / 1e9:.2f}" if entry.get("memory") else ""
+        # What reads pictures may have processes of its own, which are not counted.
+        known = entry.get("memory") and cell["work"] != "data"
+        memory = f"{entry['memory'] / 1e9:.2f}" if known else ""
         share = ""
         if entry.get("gflops") and cell.get("peak_gflops"):
             share = f"{entry['gflops'] / median / cell['peak_gflops']:.0%}"
@@ -109,6 +111,18 @@ def summary(document):
     return [*lines, "", note] if found else []
 
 
+def misses(document):
+    """Lines that name the cells in which tl_unet's fastest way is not below its goal, unrounded."""
+    found = []
+    for cell in document["cells"].values():
+        best, other = (fastest(cell["contestants"], ours) for ours in (True, False))
+        row, encoder = WORK[cell["work"]], cell["settings"]["encoder"]
+        if best and other and (ratio := ratios(best[1], other[1])[0]) >= row.goal:
+            title = f"{row.title}, {encoder}" if encoder else row.title
+            found.append(f"- {title}: {ratio:.3f} (goal: below {row.goal:g})")
+    return ["", "Not below its goal is tl_unet's fastest way in:", "", *found] if found else []
+
+
 def heading(document):
     """Lines that say where and with what the tables were made."""
     about = document["machine"]
@@ -152,7 +166,7 @@ def text(document):
 
 def write(document, path: Path):
     """Writes the JSON file, the tables and, by the name's end `-ratios.md`, that of the ratios beside it, each in one step."""
-    first = "\n".join([*heading(document), *summary(document), ""])
+    first = "\n".join([*heading(document), *summary(document), *misses(document), ""])
     for target, content in (
         (path, json.dumps(document, indent=1) + "\n"),
         (path.with_suffix(".md"), text(document)),

@@ -202,7 +202,7 @@ def table(document):
     lines += [
         "",
         f"*{about['date']}, {about['platform']}, Keras {about['keras']}, TensorFlow {about['tensorflow']}, float32 unless said otherwise, no XLA, "
-        f"median of {about['repeats']}. Made by `benchmarks/scaling.py`.*",
+        f"median of {about['repeats']}, a first pass once. Made by `benchmarks/scaling.py`.*",
         "",
     ]
     return "\n".join(lines)

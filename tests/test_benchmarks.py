@@ -7,6 +7,8 @@ import os
 import compare
 import contestants
 import exported
+import feature_cache
+import figures
 import keras
 import profile_exported
 import profile_step
@@ -83,6 +85,53 @@ def test_the_first_table_leaves_out_other_networks():
     found = document(tl_unet=[0.4], smp=[0.8], medicai=[0.1])
     found["cells"]["latency vgg16"]["contestants"]["medicai"]["parameters"] = 4 * 10**6
     assert "0.50 (smp)" in report.summary(found)[2]
+
+
+def test_what_misses_its_goal_is_named_unrounded():
+    found = document(tl_unet=[0.4496], smp=[0.5])
+    assert report.misses(found) == []
+    found["cells"]["latency vgg16"]["contestants"]["tl_unet"]["seconds"] = [0.4504]
+    assert report.misses(found)[-1] == "- prediction, vgg16: 0.901 (goal: below 0.9)"
+    found["cells"]["latency vgg16"] |= {"work": "frozen"}
+    assert report.misses(found)[-1].endswith("0.901 (goal: below 0.6)")
+
+
+def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
+    found = document(**{"tl_unet": [0.4, 0.4], "tl_unet, folded": [0.2, 0.2], "smp": [0.5, 0.5]})
+    (tmp_path / "compare.json").write_text(json.dumps(found))
+    assert figures.compared(found) == {("latency", "vgg16"): (0.4, 0.4, 0.4)}
+    panels = figures.compare_figure(found).axes
+    assert [len(panel.containers) for panel in panels] == [1, 0, 0, 0]
+    row = {"seconds": {way: [2.0, 2.0] for way in feature_cache.WAYS} | {"float32": [1.0, 1.0]}}
+    for name, filters in (("feature-cache-slim", [8, 4]), ("feature-cache", None)):
+        cached = {"setting": {"filters": filters}, "rows": {"unet": row, "vgg16": row}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(cached))
+    slim, default = figures.cache_figure([cached, cached]).axes
+    assert [bar.get_height() for bar in slim.patches] == [1, 1, 0.5, 0.5, 1, 1]
+    assert default.get_title() == "default decoder"
+    figures.main([str(tmp_path)])
+    for name in ("compare", "feature-cache"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "compare.json").unlink()
+    with pytest.raises(SystemExit):
+        figures.main([str(tmp_path)])
+    assert "measure first" in capsys.readouterr().err
+
+
+def test_what_reads_pictures_has_no_memory_in_the_table():
+    cell = document(tl_unet=[0.1], smp=[0.2])["cells"]["latency vgg16"]
+    assert [row[3] for row in report.rows(cell)] == ["2.00", "2.00"]
+    assert [row[3] for row in report.rows(cell | {"work": "data"})] == ["", ""]
+
+
+def test_without_what_exports_need_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare.importlib.util, "find_spec", lambda name: None)
+    run = ["--json", str(tmp_path / "x.json"), "--work"]
+    with pytest.raises(SystemExit, match=r"lacks onnx, .*pip install -e"):
+        compare.main([*run, "int8"])
+    assert not list(tmp_path.iterdir())
+    compare.check_export([("step", "vgg16")], ["tl_unet"])
+    compare.check_export([("int8", "vgg16")], ["smp"])
 
 
 def test_a_failure_is_in_the_table_with_its_reason():
