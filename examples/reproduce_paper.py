@@ -38,17 +38,21 @@ def main(argv: list[str] | None = None) -> int:
         command_line.error(
             f"{given.output} already holds a run: go on with it (--resume), replace it (--overwrite), or choose another --output"
         )
-    going_on = given.resume and stored.exists()
-    previous = json.loads(stored.read_text(encoding="utf-8")) if going_on else None
+    if given.resume and not stored.exists():
+        command_line.error(
+            f"{given.output} holds no run to go on with: begin one without --resume, or give its --output"
+        )
+    previous = json.loads(stored.read_text(encoding="utf-8")) if given.resume else None
     try:
         options = resolve(given, previous and previous["configuration"])
     except ValueError as error:
         command_line.error(str(error))
-    if given.overwrite:  # only now that the options are known to be right
-        for name in ("results.json", "report.md", "table1.md", "table2.md"):
-            (given.output / name).unlink(missing_ok=True)
+    # Only now that the options are known to be right, and only a run's own folder. What marks it as one goes last.
+    if given.overwrite and stored.exists():
         for name in ("history", "models", "predictions", "figures", "source", "features"):
             shutil.rmtree(given.output / name, ignore_errors=True)
+        for name in ("report.md", "table1.md", "table2.md", "results.json"):
+            (given.output / name).unlink(missing_ok=True)
 
     from paper.experiment import Experiment  # imports TensorFlow: not for --help or a typing error
 

@@ -162,7 +162,9 @@ def fit_stage(model, stage, arguments):
     create_training_variables(model, mask, mask)
     history = read_history(record)
     done = len(history.get("epoch", []))
-    if done:
+    if not done:
+        record.unlink(missing_ok=True)  # a first row that was cut off
+    else:
         rewrite(record, history)
         model.load_weights(checkpoint(folder, done))
     for _ in range(done):  # each pass has an order of its own

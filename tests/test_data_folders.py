@@ -175,6 +175,14 @@ def test_linked_folders_are_followed_and_loops_left(folders):
     assert len(find_pictures(images)) == 4
 
 
+def test_only_a_folder_inside_is_left_out_of_the_pictures(folders):
+    images, _ = folders
+    (images / "found").mkdir()
+    Image.new("RGB", (4, 4)).save(images / "found/d.png")
+    for without, count in ((images / "found", 3), (images, 4), (images.parent, 4), (None, 4)):
+        assert len(find_pictures(images, without)) == count, without
+
+
 def test_masks_of_0_and_255_are_no_two_classes_of_background(folders, tmp_path):
     for cache in (True, False, tmp_path / "cache"):
         text = error(folders, classes=2, cache=cache)

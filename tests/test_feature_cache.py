@@ -287,11 +287,16 @@ def test_what_is_no_data_set_is_refused():
 def test_features_that_would_take_too_much_space_are_refused_before_the_first_is_kept():
     model, data = frozen(), Batches(*arrays(6))
     needed = 6 * tl_unet.feature_bytes(model, SIDES)
-    cache = tl_unet.FeatureCache(model, max_bytes=needed - 1)
-    with pytest.raises(ValueError, match=r"would take about .* Use dtype='float16'"):
-        cache.add(data, verbose=0)
-    assert len(cache) == 0
+    # At least five, as far as the first batch tells: a last one may be smaller.
+    for most, kept in ((needed * 5 // 6 - 1, 0), (needed - 1, 4)):
+        cache = tl_unet.FeatureCache(model, max_bytes=most)
+        with pytest.raises(ValueError, match=r"would take about .* Use dtype='float16'"):
+            cache.add(data, verbose=0)
+        assert len(cache) == kept
     assert len(tl_unet.FeatureCache(model, max_bytes=needed).add(data, verbose=0)) == 6
+    # A last batch that is smaller is not taken for a whole one.
+    data, needed = Batches(*arrays(5)), 5 * tl_unet.feature_bytes(model, SIDES)
+    assert len(tl_unet.FeatureCache(model, max_bytes=needed).add(data, verbose=0)) == 5
 
 
 def test_values_beyond_float16_are_refused():

@@ -201,6 +201,50 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_there_must_be_a_run_to_resume(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(["--output", str(tmp_path / "run"), "--resume"])
+    assert "no run to go on with" in capsys.readouterr().err
+
+
+def test_a_run_that_stopped_while_it_read_the_pictures_is_resumed(tmp_path, monkeypatch):
+    def interrupted(options):
+        seen.append(options)
+        raise KeyboardInterrupt
+
+    seen = []
+    monkeypatch.setattr(pictures, "load", interrupted)
+    output = ["--output", str(tmp_path / "run")]
+    assert reproduce_paper.main([*output, "--models", "unet", "--size", "48"]) == INTERRUPTED
+    assert reproduce_paper.main([*output, "--resume"]) == INTERRUPTED
+    assert seen[0] == seen[1]
+    assert seen[1].size == 48
+
+
+def test_only_a_run_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment.Experiment, "run", lambda self: 0)
+    overwrite = ["--overwrite", "--output", str(tmp_path)]
+    mine = tmp_path / "models" / "mine"
+    mine.mkdir(parents=True)
+    assert reproduce_paper.main(overwrite) == 0
+    assert mine.exists()
+    stored_run(tmp_path)
+    assert reproduce_paper.main(overwrite) == 0
+    assert not mine.exists()
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_order_of_a_models_pictures_does_not_depend_on_those_before_it(tmp_path):
+    run = experiment.Experiment(options("--size", "32", "--limit", "12"), tmp_path, "", None)
+
+    def masks():
+        return np.concatenate([mask for _, mask in run._read()["train"].dataset])
+
+    first = masks()
+    keras.utils.set_random_seed(5)
+    np.testing.assert_array_equal(masks(), first)
+
+
 def test_a_run_is_not_deleted_for_options_that_are_wrong(tmp_path):
     stored_run(tmp_path)
     arguments = ["--overwrite", "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]
@@ -334,6 +378,13 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert history["epoch"] == list(range(EPOCHS))
     for ours, theirs in zip(resumed_weights, weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_first_row_that_was_cut_off_counts_for_nothing(whole_training, tmp_path):
+    record = tmp_path / "history" / "unet.csv"
+    record.parent.mkdir()
+    record.write_text("epoch,loss,val_loss\n0,0.5")
+    assert fit(tmp_path)[1] == whole_training(False)[1]
 
 
 def fit_decoder(output, where, epochs):

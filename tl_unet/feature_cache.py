@@ -293,8 +293,9 @@ class FeatureCache:
         if self.max_bytes is None:
             return
         one = _feature_bytes(self._encoder, shape[1:3], self._store.dtype)
-        # Each batch as large as this one; but what is new in this one may be few of what the rest holds again.
-        needed = self._store.nbytes + one * new * (batches_left if new == shape[0] else 1)
+        # Each batch as large as this one, the last perhaps a single image; but what is new in this one may be few of what the rest holds again.
+        more = new * (batches_left - 1) + 1 if new == shape[0] and batches_left > 1 else new
+        needed = self._store.nbytes + one * more
         if needed > self.max_bytes:
             raise ValueError(
                 f"The features would take about {needed / 1e9:.2f} GB ({one / 1e6:.2f} MB for an image of {shape[1]}x{shape[2]}), more than "

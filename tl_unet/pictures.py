@@ -38,18 +38,18 @@ def find_pictures(folder, without=None) -> list[Path]:
 
     Args:
         folder: path.
-        without: path of a folder inside it that is left out, too. Defaults to `None`.
+        without: path of a folder that is left out, too, if it is inside. Defaults to `None`.
 
     Returns:
         A list of paths.
     """
     folder = Path(folder)
     left_out = None if without is None else Path(without).resolve()
+    inside = left_out is not None and folder.resolve() in left_out.parents
     return [
         path
         for path in walk(folder)
-        if path.suffix.lower() in EXTENSIONS
-        and (left_out == folder.resolve() or left_out not in path.resolve().parents)
+        if path.suffix.lower() in EXTENSIONS and not (inside and left_out in path.resolve().parents)
     ]
 
 

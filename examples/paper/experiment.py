@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from paper import figures, pictures, report
 from paper.features import cached_features
 from paper.files import replacing, write_json, write_text
@@ -22,6 +23,7 @@ import tl_unet
 
 SCRATCH = "unet"  # the encoder that has no pre-trained weights
 FINISHED = ("done", "diverged")
+TENSORFLOWS_SEED = 87654321  # what TensorFlow takes for its global seed where none was set
 
 
 class Experiment:
@@ -63,6 +65,7 @@ class Experiment:
             0, or `SKIPPED` if the weights of a model could not be had.
         """
         options = self.options
+        write_json(self.output / "results.json", self.results)  # from now on --resume knows it
         print(f"Reading the pictures ({options.data}) ...", flush=True)
         parts = self._read()
         self._store()
@@ -92,6 +95,8 @@ class Experiment:
 
     def _read(self):
         """The pictures by part, and in the results what they are."""
+        # A data set's seed is mixed with TensorFlow's global one, which the model before has set.
+        tf.random.set_seed(TENSORFLOWS_SEED)
         parts = pictures.load(self.options)
         self.results["data"] = pictures.composition(parts, self.options)
         return parts

@@ -190,8 +190,7 @@ def trained_decoder(features, model: keras.Model, options) -> keras.Model:
         run_eagerly=model.run_eagerly,
     )
     mask = np.zeros((1, options.size, options.size, 1), "float32")
-    decoder.compute_metrics(None, mask, mask)
-    decoder.reset_metrics()
+    create_scores(decoder, mask, mask)
     return decoder
 
 
@@ -206,5 +205,17 @@ def create_training_variables(model: keras.Model, target, prediction) -> None:
         prediction: array, any example of what it predicts.
     """
     model.optimizer.build(model.trainable_variables)
+    create_scores(model, target, prediction)
+
+
+def create_scores(model: keras.Model, target, prediction) -> None:
+    """Create the variables of a model's metrics, and its loss, for which JAX and PyTorch would take a batch out of the training's order.
+
+    Args:
+        model: a compiled `keras.Model`.
+        target: as in `create_training_variables`.
+        prediction: as in `create_training_variables`.
+    """
     model.compute_metrics(None, target, prediction)
+    model.compute_loss(y=target, y_pred=prediction)
     model.reset_metrics()

@@ -151,7 +151,9 @@ def fit(
     checkpoints.mkdir(parents=True, exist_ok=True)
     history = read_history(record)
     done = len(history.get("epoch", []))
-    if done:
+    if not done:
+        record.unlink(missing_ok=True)  # a first row that was cut off
+    else:
         rewrite(record, history)
         model.load_weights(checkpoint(checkpoints, done))
     if done < options.epochs and not diverged(history):

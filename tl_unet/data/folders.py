@@ -102,7 +102,8 @@ def image_mask_dataset(
             than the memory holds), `False` decodes in each epoch. Defaults to `True`.
         verify: bool, whether to check every pair beforehand also with `cache=False`; otherwise a
             bad pair stops the training. What is cached is always checked. Defaults to `True`.
-        seed: int, of the order and the augmentation. Defaults to `0`.
+        seed: int, of the order and the augmentation. TensorFlow mixes it with its global seed (`keras.utils.set_random_seed`)
+            of the moment. Defaults to `0`.
 
     Returns:
         A `Subset`; a name is the path in the folder without extension.

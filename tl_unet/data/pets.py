@@ -213,7 +213,8 @@ def oxford_pets(
             at random. Defaults to `False`.
         cache: `True` keeps the resized pictures in memory (0.26 MB each at 256), a path in files in
             that directory, `False` decodes in each epoch. Defaults to `True`.
-        seed: int, of the training order and the augmentation, not of the split. Defaults to `0`.
+        seed: int, of the training order and the augmentation, not of the split. TensorFlow mixes it with its global seed
+            (`keras.utils.set_random_seed`) of the moment. Defaults to `0`.
         data_dir: Where TFDS keeps its data sets; `None` is its own default. Defaults to `None`.
 
     Returns:
@@ -224,7 +225,8 @@ def oxford_pets(
     Raises:
         FileNotFoundError: If the directory lacks a part of the archives.
         ImportError: If TFDS is wanted and not installed.
-        ValueError: If an argument is out of range, or pictures cannot be read (all are listed).
+        ValueError: If an argument is out of range, or pictures cannot be read (all are listed; with `cache=False` the first one
+            is an error of TensorFlow's while the data set is gone through).
 
     Example:
 

@@ -322,7 +322,8 @@ def _augmented(dataset, augment, seed):
         takes_seed = False
     if not takes_seed:
         return dataset.map(augment)
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    seeds = seeds.batch(2, drop_remainder=True)  # an endless set: it makes the shape known
     return tf.data.Dataset.zip(dataset, seeds).map(
         lambda batch, seed: augment(*batch, seed=seed), num_parallel_calls=PROCESSORS
     )

@@ -182,7 +182,8 @@ def shapes(
             in the order above, one class each, beside the background 0. Defaults to `1`.
         channels: int, channels of the images, each with colours of its own. Defaults to `3`.
         batch_size: int, pictures in a batch. Defaults to `16`.
-        seed: int of at least 0, of the pictures, the order and the augmentation. Defaults to `0`.
+        seed: int of at least 0, of the pictures, the order and the augmentation. TensorFlow mixes it with its global seed
+            (`keras.utils.set_random_seed`) of the moment for the last two. Defaults to `0`.
         shuffle: bool, whether to draw a new order in each epoch. Defaults to `False`.
         augment: bool, or a callable such as `augmentation(...)`. Defaults to `False`.
 
