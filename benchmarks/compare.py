@@ -93,10 +93,10 @@ class Child:
         self.process.stdout.close()
 
 
-def pythons(contestants, folder):
+def pythons(names, folder):
     """The interpreter of each environment that is needed, and why one is not there."""
     found, missing = {None: sys.executable}, {}
-    for name in sorted({c.environment for c in contestants} - {None}):
+    for name in sorted(names - {None}):
         try:
             found[name] = environments.python_of(name, folder)
         except RuntimeError as error:
@@ -126,12 +126,12 @@ def measure(work, encoder, arguments, found, missing):
 
         def start(contestant, what):
             task = {"library": contestant.library, "variant": contestant.variant, "work": what}
-            return Child(found[contestant.environment], {**task, **settings}, log)
+            return Child(found[contestant.environment(work)], {**task, **settings}, log)
 
         chosen = [c for c in row.contestants if c.library in arguments.libraries]
         for contestant in chosen:
-            if contestant.environment in missing:
-                results[contestant.name] = {"error": missing[contestant.environment]}
+            if (environment := contestant.environment(work)) in missing:
+                results[contestant.name] = {"error": missing[environment]}
         chosen = [c for c in chosen if c.name not in results]
         if work == "start":
             # Each round begins every process anew, for many seconds.
@@ -310,13 +310,13 @@ def main(argv=None):
         return
     check_export(cells, arguments.libraries)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    chosen = [
-        contestant
+    needed = {
+        contestant.environment(work)
         for work, _ in cells
         for contestant in WORK[work].contestants
         if contestant.library in arguments.libraries
-    ]
-    found, missing = pythons(chosen, arguments.environments)
+    }
+    found, missing = pythons(needed, arguments.environments)
     kept = (document["machine"] or {}).get("versions", {})
     document["machine"] = about = machine(arguments.threads, found)
     about |= {"quick": arguments.quick, "rounds": arguments.rounds}

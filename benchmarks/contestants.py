@@ -22,10 +22,15 @@ class Contestant:
         """For tables, such as `"smp, channels_last"`."""
         return ", ".join(filter(None, (self.library, self.variant)))
 
-    @property
-    def environment(self) -> str | None:
-        """The environment that it runs in; `None` is the one that runs the comparison."""
-        return {"smp": "torch", "segmodels_keras": "keras", "medicai": "keras"}.get(self.library)
+    def environment(self, work: str) -> str | None:
+        """The environment that it runs in; `None` is the one that runs the comparison.
+
+        Keras imports what it finds, such as scikit-learn: for tl_unet's start there is an environment without the packages of its extras.
+        """
+        ours = "plain" if work == "start" else None
+        return {"smp": "torch", "segmodels_keras": "keras", "medicai": "keras"}.get(
+            self.library, ours
+        )
 
 
 OURS = Contestant("tl_unet")

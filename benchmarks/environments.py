@@ -8,7 +8,9 @@ import sys
 import venv
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = {
+    "plain": [str(ROOT)],
     "torch": [
         "torch==2.14.1",
         "torchvision==0.29.1",
@@ -33,7 +35,7 @@ def python_of(name: str, folder: Path) -> Path:
     """The interpreter of an environment, made if it is missing or has other requirements.
 
     Args:
-        name: `"torch"` or `"keras"`.
+        name: `"torch"`, `"keras"` or `"plain"` (tl-unet without extras).
         folder: directory of the environments.
 
     Returns:

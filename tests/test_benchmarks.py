@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import compare
 import contestants
@@ -16,6 +17,8 @@ import pytest
 import report
 import side_keras
 from tiny import shallow_unet
+
+SPEED = Path(__file__).resolve().parents[1] / "docs" / "results" / "speed"
 
 
 def document(quick=False, **seconds):
@@ -116,6 +119,13 @@ def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     with pytest.raises(SystemExit):
         figures.main([str(tmp_path)])
     assert "measure first" in capsys.readouterr().err
+
+
+def test_our_start_needs_nothing_that_users_may_not_have():
+    for work, row in contestants.WORK.items():
+        environments = [c.environment(work) for c in row.contestants]
+        assert environments[0] == ("plain" if work == "start" else None)
+        assert {"torch"} <= set(environments)
 
 
 def test_what_reads_pictures_has_no_memory_in_the_table():
@@ -272,3 +282,32 @@ def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, 
     convolutions = sum(v for name, v in row["milliseconds"].items() if "Convolution" in name)
     assert convolutions > 0.5 * sum(row["milliseconds"].values())
     assert path.with_suffix(".md").read_text().strip() in capsys.readouterr().out
+
+
+def of_all_encoders(works, ours, theirs=None):
+    """The ratios in docs/results/speed/compare.json from least to greatest, as the pages give them; to the fastest peer unless `theirs` is given."""
+    cells = json.loads((SPEED / "compare.json").read_text())["cells"]
+    found = []
+    for cell in cells.values():
+        if cell["work"] in works:
+            seconds = {name: entry.get("seconds") for name, entry in cell["contestants"].items()}
+            other = seconds[theirs] if theirs else report.fastest(cell["contestants"], False)[1]
+            ratio, _, _ = report.ratios(seconds[ours], other)
+            found.append(ratio)
+    assert len(found) == len(works) * len(contestants.ENCODERS)
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+def test_the_pages_give_the_ratios_that_were_measured():
+    readme = (SPEED.parents[2] / "README.md").read_text()
+    assert f"a training step takes {of_all_encoders(['step'], 'tl_unet')} of the time" in readme
+    assert f"{of_all_encoders(['frozen'], 'tl_unet, cached')} with the features" in readme
+    assert f"a prediction {of_all_encoders(['latency'], 'tl_unet, folded')} with its" in readme
+    guide = (SPEED.parents[1] / "guides" / "speed.md").read_text()
+    plain = "tl_unet, enlarged first"
+    assert f"training step takes {of_all_encoders(['step'], 'tl_unet', plain)} of" in guide
+    assert f"prediction in Keras {of_all_encoders(['latency'], 'tl_unet', plain)}, in" in guide
+    exported = of_all_encoders(["onnxruntime", "openvino"], "tl_unet", plain)
+    assert f"ONNX Runtime or OpenVINO {exported}, measured" in guide
+    folded = of_all_encoders(["onnxruntime"], "tl_unet, folded", "tl_unet")
+    assert f"took {folded} of its time in ONNX Runtime" in guide
