@@ -24,7 +24,7 @@ def cached_features(model, name: str, parts, options, output: Path, where: str):
         A `tl_unet.FeatureCache` that holds the training and validation pictures, or `None`.
     """
     done = len(read_history(output / "history" / f"{name}.csv").get("epoch", []))
-    # One epoch costs as much as filling the cache.
+    # Filling the cache costs what it saves in an epoch or two.
     if where == "off" or not MODELS[name].freeze or options.augment or options.epochs - done < 2:
         return None
     count = sum(len(parts[part].names) for part in ("train", "validation"))
