@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 from compare import platform_name
+from report import ratios
 from worker import seconds_of
 
 import tl_unet
@@ -84,10 +85,7 @@ def table(document):
         whole = row["seconds"]["whole"]
         cells = [f"{1000 * statistics.median(whole) / about['images']:.0f} ms an image"]
         for way in WAYS[1:]:
-            ratios = [a / b for a, b in zip(row["seconds"][way], whole, strict=True)]
-            low, middle, high = (
-                statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else ratios * 3
-            )
+            middle, low, high = ratios(row["seconds"][way], whole)
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
         first = row["first_pass"]["float32"]
         saved = statistics.median(whole) - statistics.median(row["seconds"]["float32"])

@@ -7,13 +7,12 @@ Writes `compare.png` (tl_unet's fastest way over the fastest peer) and `feature-
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 from contestants import ENCODERS, WORK
 from feature_cache import WAYS
 from matplotlib.figure import Figure
-from report import fastest, ratios
+from report import best_ratios, ratios
 
 from tl_unet.runs import replacing
 
@@ -21,26 +20,9 @@ COLOURS = {"folded": "tab:gray", "float32": "tab:blue", "float16": "tab:cyan"}
 LABELS = {"folded": "encoder folded", "float32": "cached", "float16": "cached,\nfloat16"}
 
 
-def compared(document):
-    """Median and quartiles of the ratios of each cell, by work and encoder.
-
-    Args:
-        document: dict, `compare.json`.
-
-    Returns:
-        A dict from `(work, encoder)` to three floats.
-    """
-    found = {}
-    for cell in document["cells"].values():
-        best, other = (fastest(cell["contestants"], ours) for ours in (True, False))
-        if best and other:
-            found[cell["work"], cell["settings"]["encoder"]] = ratios(best[1], other[1])
-    return found
-
-
 def compare_figure(document):
     """A panel for each encoder, a row for each work: the ratio, its quartiles, and the goal."""
-    found = compared(document)
+    found = best_ratios(document)
     works = [work for work in WORK if any((work, encoder) in found for encoder in ENCODERS)]
     drawing = Figure(figsize=(11, 0.8 + 0.36 * len(works)), layout="constrained", dpi=100)
     panels = drawing.subplots(1, len(ENCODERS), sharex=True, sharey=True)
@@ -80,14 +62,8 @@ def cache_figure(documents):
     for panel, document in zip(panels, documents, strict=True):
         rows = document["rows"]
         for number, way in enumerate(WAYS[1:]):
-            values = []
-            for row in rows.values():
-                seconds = row["seconds"]
-                values.append(
-                    statistics.median(
-                        a / b for a, b in zip(seconds[way], seconds["whole"], strict=True)
-                    )
-                )
+            seconds = [row["seconds"] for row in rows.values()]
+            values = [ratios(each[way], each["whole"])[0] for each in seconds]
             places = [place + 0.27 * (number - 1) for place in range(len(rows))]
             panel.bar(places, values, 0.25, color=COLOURS[way], label=LABELS[way])
         panel.axhline(1, color="0.4", linewidth=1)

@@ -22,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 from compare import platform_name
+from report import ratios
 from worker import seconds_of
 
 import tl_unet
@@ -65,10 +66,7 @@ def table(document):
     ]
     times, alone = document["step_seconds"], document["alone_seconds"]
     for name, values in times.items():
-        ratios = [a / b for a, b in zip(values, times["constant batch"], strict=True)]
-        low, middle, high = (
-            statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else ratios * 3
-        )
+        middle, low, high = ratios(values, times["constant batch"])
         lines.append(
             f"| {name} | {1000 * statistics.median(values):.1f} | {middle:.3f} ({low:.3f} to {high:.3f}) | "
             f"{1000 * statistics.median(alone[name]):.1f} |"

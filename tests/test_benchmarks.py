@@ -102,7 +102,7 @@ def test_what_misses_its_goal_is_named_unrounded():
 def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     found = document(**{"tl_unet": [0.4, 0.4], "tl_unet, folded": [0.2, 0.2], "smp": [0.5, 0.5]})
     (tmp_path / "compare.json").write_text(json.dumps(found))
-    assert figures.compared(found) == {("latency", "vgg16"): (0.4, 0.4, 0.4)}
+    assert report.best_ratios(found) == {("latency", "vgg16"): (0.4, 0.4, 0.4)}
     panels = figures.compare_figure(found).axes
     assert [len(panel.containers) for panel in panels] == [1, 0, 0, 0]
     row = {"seconds": {way: [2.0, 2.0] for way in feature_cache.WAYS} | {"float32": [1.0, 1.0]}}

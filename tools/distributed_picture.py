@@ -4,19 +4,16 @@ python tools/distributed_picture.py runs/two runs/one --output docs/images/distr
 """
 
 import argparse
-import csv
 import pathlib
+import sys
 
 from matplotlib.figure import Figure
 
 from tl_unet.runs import replacing
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 
-def read(folder):
-    """The history of a run, as lists of numbers by column."""
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+from paper.training import read_history
 
 
 def draw(several, one):
@@ -53,7 +50,9 @@ def main():
     parser.add_argument("one", type=pathlib.Path, help="--output of one")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    several, one = read(arguments.several), read(arguments.one)
+    several, one = (
+        read_history(folder / "history.csv") for folder in (arguments.several, arguments.one)
+    )
     names = ("loss", "val_loss", "iou", "val_iou")
     apart = max(abs(a - b) for name in names for a, b in zip(several[name], one[name], strict=True))
     print(f"Losses and IoU of all epochs differ by {apart:.1e} at most.")
