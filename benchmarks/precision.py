@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from report import ratios
 from worker import seconds_of
 
 import tl_unet
@@ -52,10 +53,7 @@ def measure(encoder, policy, frozen, images, masks, rounds):
 def row(encoder, frozen, times):
     """A line of the table: the policy's times come last."""
     full, half = times.values()
-    ratios = [a / b for a, b in zip(half, full, strict=True)]
-    low, middle, high = (
-        statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else ratios * 3
-    )
+    middle, low, high = ratios(half, full)
     seconds = " | ".join(f"{1000 * statistics.median(values):.0f}" for values in (full, half))
     what = "frozen" if frozen else "full"
     return f"| `{encoder}` | {what} | {seconds} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
