@@ -180,6 +180,46 @@ def test_colour_changes_go_both_ways(option, value, measure):
     assert abs(ratio - 1).max() < 0.6
 
 
+@settings(max_examples=15)
+@given(
+    brightness=st.floats(0, 0.1),
+    contrast=st.floats(0, 0.3),
+    saturation=st.floats(0, 0.3),
+    hue=st.floats(0, 0.5),
+    seed=st.integers(0, 2**30),
+)
+def test_colour_changes_together_are_those_one_after_another(seed, **options):
+    images, masks = scene()
+    images = 100 + images / 5  # far from the ends of the range
+    together, _ = run(images, masks, **{**OFF, **options}, seed=seed)
+    for option, value in options.items():  # with the same seed the same is drawn for each
+        images, _ = run(images, masks, **{**OFF, option: value}, seed=seed)
+    np.testing.assert_allclose(together, images, atol=2e-3)
+
+
+@pytest.mark.parametrize("option", ["saturation", "hue"])
+def test_saturation_and_hue_keep_greys_and_the_luma(option):
+    images, masks = scene()
+    images = 100 + images / 5
+    changes = {**OFF, option: 0.4}
+    moved, _ = run(images, masks, **changes)
+    luma = [0.299, 0.587, 0.114]
+    assert np.abs(moved - images).max() > 5
+    np.testing.assert_allclose(moved @ luma, images @ luma, atol=1e-2)
+    greys = np.repeat(images[..., :1], 3, -1)
+    np.testing.assert_allclose(run(greys, masks, **changes)[0], greys, atol=1e-2)
+
+
+def test_hue_turns_colours_by_a_share_of_the_circle():
+    masks = np.zeros((64, 1, 1, 1), "float32")
+    red = np.full((64, 1, 1, 3), 120.0) + [30.0, 0.0, 0.0]
+    moved, _ = run(red.astype("float32"), masks, **{**OFF, "hue": 1 / 3})
+    # A third of the circle either way: red becomes anything from blue to green.
+    assert set(moved.argmax(-1).ravel()) == {0, 1, 2}
+    small, _ = run(red.astype("float32"), masks, **{**OFF, "hue": 0.05})
+    assert set(small.argmax(-1).ravel()) == {0}
+
+
 def test_each_image_of_a_batch_gets_a_change_of_its_own():
     images, masks = scene(count=1)
     moved, _ = run(np.repeat(images, 6, 0), np.repeat(masks, 6, 0), rotation=30)

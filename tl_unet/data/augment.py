@@ -7,6 +7,7 @@ the image. Each image of a batch is changed in its own way.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -41,10 +42,10 @@ def augmentation(
         brightness: float, the largest shift either way as a share of the value range 0..255.
             Defaults to `0.1`.
         contrast: float, the largest change of the contrast either way, 0..1. Defaults to `0.2`.
-        saturation: float, the largest change of the saturation, 0..1: 0.2 draws from 0.8 to 1.2
-            times. Three channels only. Defaults to `0.2`.
-        hue: float, the largest turn of the hue as a share of the circle, 0..0.5. Three channels
-            only. Defaults to `0.02`.
+        saturation: float, the largest change of a colour's distance from its grey, 0..1: 0.2 draws
+            from 0.8 to 1.2 times. Three channels only. Defaults to `0.2`.
+        hue: float, the largest turn of the colours about the greys as a share of the circle, 0..0.5;
+            the luma stays. Three channels only. Defaults to `0.02`.
         seed: int, of the random numbers. Defaults to `0`.
 
     Returns:
@@ -106,8 +107,7 @@ def augmentation(
             moved = _resampled(tf.cast(masks, tf.float32), transform, "NEAREST")
             masks = tf.cast(moved, masks.dtype)
         if brightness or contrast or saturation or hue:
-            images = _recoloured(draws, images / 255.0, brightness, contrast, saturation, hue)
-            images *= 255.0
+            images = _recoloured(draws, images, brightness, contrast, saturation, hue)
         return images, masks
 
     return augment
@@ -194,21 +194,47 @@ def _resampled(images, transform, interpolation):
 
 
 def _recoloured(draws, images, brightness, contrast, saturation, hue):
-    """Images in 0..1 with the brightness, contrast, saturation and hue of each changed at random; 0 changes nothing.
+    """Images in 0..255 with the brightness, contrast, saturation and hue of each changed at random; 0 changes nothing.
 
-    Not by Keras' layers: they keep a state, which batches beside each other would change in any order, and two of them go
-    to HSV and back.
+    Each of the four is linear, so together they are one product with a matrix and one sum for each image.
     """
-    draws = {name: number[:, None, None] for name, number in draws.items()}
-    if brightness:
-        images = tf.clip_by_value(images + draws["brightness"][..., None] * brightness, 0.0, 1.0)
+    factor = 1 + draws["contrast"] * contrast
+    shift = draws["brightness"][:, None] * (255 * brightness)
     if contrast:
-        mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
-        factor = 1 + draws["contrast"][..., None] * contrast
-        images = tf.clip_by_value(mean + (images - mean) * factor, 0.0, 1.0)
+        shift += (1 - factor)[:, None] * tf.reduce_mean(images, axis=(1, 2))
     if saturation or hue:
-        angle, strength, value = tf.unstack(tf.image.rgb_to_hsv(images), axis=-1)
-        angle = (angle + draws["hue"] * hue) % 1.0
-        strength = tf.minimum(strength * (1 + draws["saturation"] * saturation), 1.0)
-        images = tf.image.hsv_to_rgb(tf.stack([angle, strength, value], axis=-1))
-    return images
+        matrix = _colour_matrix(1 + draws["saturation"] * saturation, draws["hue"] * hue)
+        shape = tf.shape(images)
+        pixels = tf.reshape(images, [shape[0], -1, 3])
+        changed = pixels @ (matrix * factor[:, None, None])
+        changed += (shift * tf.ones([3]))[:, None, :] @ matrix
+        changed = tf.ensure_shape(tf.reshape(changed, shape), images.shape)
+    else:
+        changed = images * factor[:, None, None, None] + shift[:, None, None, :]
+    return tf.clip_by_value(changed, 0.0, 255.0)
+
+
+# From RGB to luma and two axes of chroma (YIQ, NTSC 1953).
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+def _colour_matrix(saturation, turn):
+    """Matrices `(batch, 3, 3)` that scale and turn the chroma of a row of RGB and keep its luma.
+
+    Args:
+        saturation: factors `(batch,)`.
+        turn: angles `(batch,)` as shares of the circle.
+    """
+    luma, *chroma = np.eye(3)
+    back = np.linalg.inv(_YIQ)
+    grey, straight, across = (
+        tf.constant((back @ part @ _YIQ).T, tf.float32)
+        for part in (
+            np.outer(luma, luma),
+            sum(np.outer(axis, axis) for axis in chroma),
+            np.outer(chroma[1], chroma[0]) - np.outer(chroma[0], chroma[1]),
+        )
+    )
+    angle = (2 * math.pi) * turn
+    cos, sin = (saturation * f(angle) for f in (tf.cos, tf.sin))
+    return grey + cos[:, None, None] * straight + sin[:, None, None] * across
