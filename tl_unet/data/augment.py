@@ -196,7 +196,8 @@ def _resampled(images, transform, interpolation):
 def _recoloured(draws, images, brightness, contrast, saturation, hue):
     """Images in 0..255 with the brightness, contrast, saturation and hue of each changed at random; 0 changes nothing.
 
-    Each of the four is linear, so together they are one product with a matrix and one sum for each image.
+    Each of the four is linear, so together they are one product with a matrix and one sum for each image. Not by Keras'
+    layers: they keep a state, which batches beside each other would change in any order, and take several passes.
     """
     factor = 1 + draws["contrast"] * contrast
     shift = draws["brightness"][:, None] * (255 * brightness)
