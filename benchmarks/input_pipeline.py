@@ -90,7 +90,7 @@ def main(argv=None):
     )
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=16, help="in a turn")
+    parser.add_argument("--steps", type=int, default=32, help="in a turn")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--json",

@@ -42,7 +42,7 @@ RECIPES = {
         (
             Stage("decoder", size=128, epochs=2, learning_rate=1e-3, frozen=True),
             Stage("small", size=160, epochs=8, learning_rate=3e-4, frozen=False),
-            Stage("full", size=256, epochs=7, learning_rate=2e-4, frozen=False),
+            Stage("full", size=256, epochs=13, learning_rate=2e-4, frozen=False),
         ),
     ),
     "vgg16": Recipe(
