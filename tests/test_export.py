@@ -108,6 +108,52 @@ def test_sides_can_be_fixed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_the_number_of_images_can_be_fixed(format, tmp_path):
+    needs(format)
+    model = small_unet(upsampling="nearest")
+    options = {"size": 32, "batch_size": 2, "images": pictures(3)}
+    path = tl_unet.export_model(model, tmp_path / "model", format, **options)
+    # Run as often as needed: twice here, the second time with an image less than it takes.
+    allowed = 0.01 if format.endswith("int8") else 1e-4
+    assert tl_unet.max_difference(model, path, pictures(3)) < allowed
+    predict = tl_unet.load_exported(path)
+    assert predict(pictures(3)).shape == (3, 32, 32, 1)
+    with pytest.raises(ValueError, match="no images"):
+        predict(pictures(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["saved-model", "onnx", "openvino", "litert"])
+def test_a_file_for_one_image_takes_one_at_a_time(format, tmp_path):
+    needs(format)
+    path = tl_unet.export_model(
+        shared(), tmp_path / "model", format, size=32, batch_size=np.int64(1)
+    )
+    assert _count(path) == 1
+
+
+def _count(path):
+    """The number of images that a file says it takes, by its own runtime."""
+    if path.is_dir():
+        import tensorflow as tf
+
+        signature = tf.saved_model.load(path).signatures["serving_default"]
+        return signature.structured_input_signature[1]["image"].shape[0]
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(path).get_inputs()[0].shape[0]
+    if path.suffix == ".xml":
+        import openvino
+
+        return openvino.Core().read_model(path).input(0).get_partial_shape()[0].get_length()
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(path)).get_input_details()[0]["shape_signature"][0]
+
+
+@pytest.mark.slow
 def test_an_exported_model_is_replaced_as_a_whole(tmp_path, monkeypatch):
     model = small_unet()
     path = tl_unet.export_model(model, tmp_path / "model")
@@ -208,6 +254,9 @@ def test_a_file_where_a_saved_model_is_to_be_is_not_replaced(tmp_path, quick):
             {"format": "litert-int8", "images": np.zeros((2, 8, 8, 1))},
             r"\(count, height, width, 3\)",
         ),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": True}, "batch_size"),
+        ({"batch_size": 1.0}, "batch_size"),
         ({"size": 0}, "size"),
         ({"size": "large"}, "size"),
     ],

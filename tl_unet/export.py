@@ -33,7 +33,9 @@ _PACKAGES = {
 }
 
 
-def export_model(model, path, format="saved-model", *, size=None, images=None) -> Path:
+def export_model(
+    model, path, format="saved-model", *, size=None, batch_size=None, images=None
+) -> Path:
     """Writes a model for another runtime, as one graph for inference with its preprocessing.
 
     The file's input is a float32 batch `(batch, height, width, channels)` of raw images, its output the float32 masks. It is
@@ -48,6 +50,8 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
             `"litert-int8"`, whose convolutions compute in 8-bit integers, calibrated on `images`. Defaults to `"saved-model"`.
         size: int or `(height, width)`, to fix the sides. Some runtimes are faster then; `"litert-int8"` needs it (the sides of
             `images` if not given). Defaults to `None`: the model's own, any size where they are unknown.
+        batch_size: int, to fix the number of images that the file takes at once. With `size` and 1 OpenVINO is faster. Defaults to
+            `None`: any number.
         images: array `(count, height, width, channels)` of typical raw images, some dozens, for the int8 formats. Defaults to
             `None`.
 
@@ -89,7 +93,7 @@ def export_model(model, path, format="saved-model", *, size=None, images=None) -
         images = _calibration(images, model)
         if size is None and format == "litert-int8":
             size = images.shape[1:3]
-    signature = _signature(model, size)
+    signature = _signature(model, size, batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
         draft = Path(beside, path.name)
@@ -113,7 +117,8 @@ def load_exported(path) -> Callable:
         path: what `export_model` returned: a SavedModel's directory, or a `.onnx`, `.xml` or `.tflite` file.
 
     Returns:
-        A callable from raw images, `(batch, height, width, channels)`, to float32 masks as NumPy arrays.
+        A callable from raw images, `(batch, height, width, channels)`, to float32 masks as NumPy arrays. It takes any number of images,
+        also where the file was made for a `batch_size`: it is run as often as needed then.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -125,14 +130,24 @@ def load_exported(path) -> Callable:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
-    if path.is_dir() and (path / "saved_model.pb").exists():
-        return _run_saved_model(path)
     runners = {".onnx": _run_onnx, ".xml": _run_openvino, ".tflite": _run_litert}
-    if path.suffix not in runners:
+    if path.is_dir() and (path / "saved_model.pb").exists():
+        run, count = _run_saved_model(path)
+    elif path.suffix in runners:
+        run, count = runners[path.suffix](path)
+    else:
         raise ValueError(
             f"{str(path)!r} is no exported model: expected a SavedModel's directory or a file ending in {sorted(runners)}."
         )
-    return runners[path.suffix](path)
+
+    def predict(images):
+        images = np.asarray(images, "float32")
+        if count is None:
+            return run(images)
+        batches = [run(batch) for batch in _batches(images, count)]
+        return np.concatenate(batches)[: len(images)]
+
+    return predict
 
 
 def max_difference(model, path, images, batch_size=8) -> float:
@@ -172,8 +187,8 @@ def _require(*packages):
         )
 
 
-def _signature(model, size):
-    """The input as the file will have it: float32, any number of images."""
+def _signature(model, size, batch_size):
+    """The input as the file will have it."""
     if len(model.inputs) != 1:
         raise ValueError(
             f"Only models with one input can be exported; this one has {len(model.inputs)}."
@@ -189,7 +204,16 @@ def _signature(model, size):
             ) from None
         if min(height, width) < 1:
             raise ValueError(f"`size` must be positive. Received: {size!r}")
-    return [keras.InputSpec(shape=(None, height, width, channels), dtype="float32", name="image")]
+    if batch_size is not None and (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int | np.integer)
+        or batch_size < 1
+    ):
+        raise ValueError(
+            f"`batch_size` must be a positive int, or None for any number of images. Received: {batch_size!r}"
+        )
+    shape = (batch_size and int(batch_size), height, width, channels)
+    return [keras.InputSpec(shape=shape, dtype="float32", name="image")]
 
 
 def _calibration(images, model):
@@ -224,12 +248,22 @@ def _write_openvino(model, path, signature, images):
     model.export(str(path), format="openvino", input_signature=signature, verbose=False)
 
 
-def _of_sides(images, signature):
-    """Images to calibrate with, resized where the exported model has fixed sides."""
-    sides = signature[0].shape[1:3]
-    if None in sides or tuple(sides) == images.shape[1:3]:
-        return images
-    return keras.ops.convert_to_numpy(keras.ops.image.resize(images, sides, antialias=True))
+def _batches(images, count):
+    """Images in batches of a fixed number, the last of which is filled up with its last image."""
+    if not len(images):
+        raise ValueError("There are no images: the batch is empty.")
+    missing = -len(images) % count
+    filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+    return [filled[i : i + count] for i in range(0, len(filled), count)]
+
+
+def _to_calibrate(images, signature):
+    """Batches to calibrate with, resized where the exported model has fixed sides."""
+    count, *sides = signature[0].shape[:3]
+    if None not in sides and tuple(sides) != images.shape[1:3]:
+        images = keras.ops.image.resize(images, sides, antialias=True)
+        images = keras.ops.convert_to_numpy(images)
+    return _batches(images, count or 1)
 
 
 def _write_openvino_int8(model, path, signature, images):
@@ -239,10 +273,9 @@ def _write_openvino_int8(model, path, signature, images):
     with tempfile.TemporaryDirectory() as folder:
         floats = Path(folder, "model.xml")
         _write_openvino(model, floats, signature, images)
+        batches = _to_calibrate(images, signature)
         quantized = nncf.quantize(
-            openvino.Core().read_model(floats),
-            nncf.Dataset([image[None] for image in _of_sides(images, signature)]),
-            subset_size=len(images),
+            openvino.Core().read_model(floats), nncf.Dataset(batches), subset_size=len(batches)
         )
         openvino.save_model(quantized, path, compress_to_fp16=False)
 
@@ -254,14 +287,14 @@ def _write_litert(model, path, signature, images):
 def _write_litert_int8(model, path, signature, images):
     import tensorflow as tf
 
-    resized = _of_sides(images, signature)
+    batches = _to_calibrate(images, signature)
     model.export(
         str(path),
         format="litert",
         input_signature=signature,
         verbose=False,
         optimizations=[tf.lite.Optimize.DEFAULT],
-        representative_dataset=lambda: ([image[None]] for image in resized),
+        representative_dataset=lambda: ([batch] for batch in batches),
     )
 
 
@@ -307,15 +340,16 @@ def _install(beside, path):
         os.replace(written, target)
 
 
-# --- Running --------------------------------------------------------------------------------------
+# --- Running: each gives a function of a float32 batch, and the number of images that it takes, or None for any --------------
 
 
 def _run_saved_model(path):
     import tensorflow as tf
 
     artifact = tf.saved_model.load(path)
+    (image,) = artifact.signatures["serving_default"].structured_input_signature[1].values()
     # The artifact must outlive this call: its functions do not keep its variables.
-    return lambda images: artifact.serve(np.asarray(images, "float32")).numpy()
+    return lambda images: artifact.serve(images).numpy(), image.shape[0]
 
 
 def _run_onnx(path):
@@ -323,8 +357,9 @@ def _run_onnx(path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: np.asarray(images, "float32")})[0]
+    image = session.get_inputs()[0]
+    count = image.shape[0] if isinstance(image.shape[0], int) else None
+    return lambda images: session.run(None, {image.name: images})[0], count
 
 
 def _run_openvino(path):
@@ -333,7 +368,9 @@ def _run_openvino(path):
 
     # Without the hint some processors compute in bfloat16.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: compiled(np.asarray(images, "float32"))[compiled.output(0)]
+    number = compiled.input(0).get_partial_shape()[0]
+    count = number.get_length() if number.is_static else None
+    return lambda images: compiled(images)[compiled.output(0)], count
 
 
 def _run_litert(path):
@@ -344,11 +381,11 @@ def _run_litert(path):
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def run(images):
-        images = np.asarray(images, "float32")
         interpreter.resize_tensor_input(entry["index"], images.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(entry["index"], images)
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])
 
-    return run
+    number = entry["shape_signature"][0]
+    return run, int(number) if number > 0 else None

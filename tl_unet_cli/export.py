@@ -60,6 +60,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Fix the number of pictures it takes at once; OpenVINO is faster with --size and 1. Default: any number.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Write the model for another runtime and compare the two on real pictures.
@@ -87,7 +95,9 @@ def export(
                 f"--format {format} needs --images: typical pictures to calibrate with."
             )
         with contextlib.redirect_stdout(sys.stderr):  # converters tell how far they are
-            path = export_model(network, output, format, size=fixed, images=pictures)
+            path = export_model(
+                network, output, format, size=fixed, batch_size=batch_size, images=pictures
+            )
         report = {"path": str(path), "format": format, "bytes": _bytes(path)}
         report |= _compare(network, path, pictures)
     if as_json:
