@@ -28,18 +28,19 @@ def prepare(task):
         return runner(Path(folder), task["threads"]), facts
 
 
-def write(task, folder):
+def write(task, folder, python=sys.executable):
     """Exports in another process.
 
     Args:
         task: as in `prepare`.
         folder: path of a directory, for the model's file and `image.npy`.
+        python: the interpreter that exports, of the library's environment.
 
     Returns:
         A dict, facts about the model.
     """
     done = subprocess.run(
-        [sys.executable, WORKER, json.dumps(task | {"folder": str(folder)})],
+        [python, WORKER, json.dumps(task | {"folder": str(folder)})],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,9 +1,10 @@
-"""Measures what the time of tl-unet's OpenVINO files is spent on, by OpenVINO's own counters.
+"""Measures what the time of OpenVINO files is spent on, by OpenVINO's own counters: tl-unet's and smp's, beside each other.
 
     python benchmarks/profile_exported.py                         # VGG16 in 8 bits and in float32; minutes
     python benchmarks/profile_exported.py --encoders mobilenetv2 --work int8
+    python benchmarks/profile_exported.py --libraries tl_unet     # without the environment of `compare.py` that smp needs
 
-The networks and files are those of `compare.py`. A row of the table is a kind of operation as OpenVINO runs it: its type, and the implementation that it chose, whose name ends with the numbers' type. Counting slows a
+The networks and files are those of `compare.py`, and so is smp's environment, which is made if it is not there. A row of the table is a kind of operation as OpenVINO runs it: its type, and the implementation that it chose, whose name ends with the numbers' type. Counting slows a
 prediction down a little, so the milliseconds are a little more than those of `compare.py`.
 """
 
@@ -13,22 +14,24 @@ import sys
 import tempfile
 from pathlib import Path
 
+import environments
 import exported
 import numpy as np
 from compare import machine
 from contestants import ENCODERS, WORK
 from report import cell_name
 
+LIBRARIES = {"tl_unet": None, "smp": "torch"}  # and their environments
 OPENVINO = [name for name in exported.WORK if name != "onnxruntime"]
 
 
-def counted(work, encoder, calls, threads):
-    """Milliseconds of a prediction by kind of operation: a dict of `"type (implementation)"`."""
-    task = {"library": "tl_unet", "variant": "", "work": work, "encoder": encoder}
+def counted(library, python, work, encoder, calls, threads):
+    """Milliseconds of a prediction by kind of operation: a dict of `"type (implementation)"`; `python` is what exports."""
+    task = {"library": library, "variant": "", "work": work, "encoder": encoder}
     task |= {"batch": WORK[work].batch, "size": WORK[work].size, "threads": threads}
     spent = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        exported.write(task, folder)
+        exported.write(task, folder, python)
         compiled = exported.read_openvino(Path(folder), threads, PERF_COUNT=True)
         image = np.load(Path(folder) / "image.npy")
         request = compiled.create_infer_request()
@@ -47,12 +50,13 @@ def table(document):
     lines = [
         f"*{about['date']}, {about['platform']}, {about['threads']} threads, OpenVINO {about['versions']['tl_unet']['openvino']}. Made by `benchmarks/profile_exported.py`.*",
         "",
-        "| | operation | ms | share |",
-        "| --- | --- | ---: | ---: |",
+        "| | | operation | ms | share |",
+        "| --- | --- | --- | ---: | ---: |",
     ]
     for row in document["rows"]:
         total = sum(row["milliseconds"].values())
-        title = cell_name(row["work"], row["encoder"])
+        title = f"{cell_name(row['work'], row['encoder'])} | {row['library']}"
+        lines.append(f"| {title} | all | {total:.2f} | |")
         for name, value in collections.Counter(row["milliseconds"]).most_common():
             if value / total >= 0.005:
                 lines.append(f"| {title} | {name} | {value:.2f} | {value / total:.1%} |")
@@ -66,17 +70,28 @@ def main(argv=None):
     )
     parser.add_argument("--work", nargs="+", choices=OPENVINO, default=["int8", "openvino"])
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["vgg16"])
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--environments", type=Path, default=environments.default_folder(), metavar="DIRECTORY",
+                        help="of the peers' environments, as for compare.py; default: %(default)s")  # fmt: skip
     parser.add_argument("--calls", type=int, default=20, help="counted; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file of what is measured, beside which the table (.md) is written; default: only printed")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.calls < 1 or arguments.threads < 1:
         parser.error("--calls and --threads must be positive")
+    pythons = {
+        name: environments.python_of(LIBRARIES[name], arguments.environments)
+        if LIBRARIES[name]
+        else sys.executable
+        for name in arguments.libraries
+    }
     document = {"machine": machine(arguments.threads, {None: sys.executable}), "rows": []}
     for work in arguments.work:
         for encoder in arguments.encoders:
-            found = counted(work, encoder, arguments.calls, arguments.threads)
-            document["rows"].append({"work": work, "encoder": encoder, "milliseconds": found})
+            for library, python in pythons.items():
+                given = library, python, work, encoder, arguments.calls, arguments.threads
+                row = {"work": work, "encoder": encoder, "library": library}
+                document["rows"].append({**row, "milliseconds": counted(*given)})
     text = table(document)
     print(text)
     if arguments.json:

@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from compare import platform_name
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from worker import peak_memory, seconds_of
@@ -234,15 +234,14 @@ def main(argv=None):
 
     from tl_unet.runs import replacing, write_json
 
-    setting = {"quick": arguments.quick, "repeats": arguments.repeats}
+    setting = {"quick": arguments.quick, "repeats": arguments.repeats, "platform": platform_name()}
     document = {"points": {}}
     if arguments.json.exists():
         document = json.loads(arguments.json.read_text(encoding="utf-8"))
         if {key: document["machine"][key] for key in setting} != setting:
-            parser.error(f"{arguments.json} holds points of another setting; give the same options, another --json, or delete it")  # fmt: skip
+            parser.error(f"{arguments.json} holds points of another setting or machine; give the same options, another --json, or delete it")  # fmt: skip
     document["machine"] = {
         **setting,
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "date": datetime.date.today().isoformat(),
         "keras": version("keras"),
         "tensorflow": version("tensorflow"),

@@ -180,6 +180,8 @@ def _exported(model, task):
         model = tl_unet.fold_batch_norm(model)
     kind = {"onnxruntime": "onnx", "int8": "openvino-int8"}.get(task["work"], "openvino")
     options = {"images": images_of(task | {"batch": 8})} if kind == "openvino-int8" else {}
+    if kind != "onnx":  # smp's files are for one image, too; ONNX Runtime gains nothing by it
+        options["batch_size"] = task["batch"]
     folder = Path(task["folder"])
     tl_unet.export_model(model, folder / "unet", kind, size=task["size"], **options)
     np.save(folder / "image.npy", images_of(task))

@@ -277,8 +277,9 @@ def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, 
     monkeypatch.setattr(profile_exported, "WORK", {"openvino": small})
     path = tmp_path / "x.json"
     run = ["--work", "openvino", "--encoders", "mobilenetv2", "--calls", "2", "--threads", "1"]
-    profile_exported.main([*run, "--json", str(path)])
+    profile_exported.main([*run, "--libraries", "tl_unet", "--json", str(path)])
     (row,) = json.loads(path.read_text())["rows"]
+    assert row["library"] == "tl_unet"
     convolutions = sum(v for name, v in row["milliseconds"].items() if "Convolution" in name)
     assert convolutions > 0.5 * sum(row["milliseconds"].values())
     assert path.with_suffix(".md").read_text().strip() in capsys.readouterr().out

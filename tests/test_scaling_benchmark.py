@@ -15,8 +15,9 @@ def document():
         axis = name.split()[0]
         amount = task[axis] ** 2 if axis == "side" else task.get(axis, task.get("batch"))
         points[name] = {"seconds": amount / 10, "bytes": 10**6 * amount**2}
-    machine = {"quick": False, "repeats": 3, "platform": "Linux, 2 CPU cores", "date": "2026-01-01"}
-    return {"machine": machine | {"keras": "3.15", "tensorflow": "2.21"}, "points": points}
+    machine = {"quick": False, "repeats": 3, "platform": scaling.platform_name()}
+    machine |= {"date": "2026-01-01", "keras": "3.15", "tensorflow": "2.21"}
+    return {"machine": machine, "points": points}
 
 
 def test_growth_is_the_exponent_of_the_upper_points():
@@ -48,6 +49,7 @@ def test_measured_points_are_not_measured_again_and_settings_do_not_mix(
     document, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(scaling.subprocess, "run", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(scaling, "platform_name", lambda: document["machine"]["platform"])
     record = tmp_path / "x.json"
     record.write_text(json.dumps(document))
     run = ["--json", str(record)]
@@ -56,3 +58,6 @@ def test_measured_points_are_not_measured_again_and_settings_do_not_mix(
     assert (tmp_path / "x.png").is_file()
     with pytest.raises(SystemExit):
         scaling.main([*run, "--quick"])
+    monkeypatch.setattr(scaling, "platform_name", lambda: "another processor")
+    with pytest.raises(SystemExit):
+        scaling.main(run)
