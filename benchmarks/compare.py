@@ -1,6 +1,6 @@
 """Times tl-unet against its peers: the same architecture, the same work, in turns.
 
-    pip install -e ".[export]"                                        # tl-unet's side runs in this environment
+    pip install -e ".[test]"                                          # tl-unet's side runs in this environment
     python benchmarks/compare.py                                      # everything: hours, on an idle machine
     python benchmarks/compare.py --work step frozen --encoders vgg16  # some cells
     python benchmarks/compare.py --quick                              # a try: small pictures, few repeats; no result
@@ -19,7 +19,7 @@ tl-unet's graph; a backward pass counts twice the forward one).
 tl_unet's other ways: with batch normalisation folded, of the frozen encoder in training and of the whole model in prediction ("folded"); the decoder alone on
 features of a cache ("cached"); and as built but for `UpConv2D`, in Keras' own layers ("enlarged first").
 
-The same on each side: weights are random, decoder filters 256, 128, 64, 32, 16, batch normalisation, nearest up-sampling, a 1x1 head, Adam, binary cross-entropy,
+The same on each side: weights are random, decoder filters 256, 128, 64, 32, 16 (vgg16: the first four), batch normalisation, nearest up-sampling, a 1x1 head, Adam, binary cross-entropy,
 float32. For this vgg16 is without its map of full size, and densenet121 and mobilenetv2 are tapped where the peer does. (ResNet50 has biases in its convolutions in Keras,
 26,560 parameters.) medicai and segmodels_keras have decoders of their own
 beyond these settings; the numbers of parameters in the JSON tell.

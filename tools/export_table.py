@@ -1,13 +1,14 @@
 """Writes the table of export formats: size, latency and IoU of one trained model in every runtime, measured in one run.
 
+Latency is that of files for any number of images, and of files for one (`batch_size=1`).
+
 python tools/export_table.py runs/pets/model.keras --data oxford_pets/ --output docs/tutorials/export-table.md
 """
 
 import argparse
-import os
 import pathlib
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -17,6 +18,9 @@ import keras
 import tl_unet
 import tl_unet.data
 from tl_unet.export import SUFFIXES
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
+from compare import platform_name
 
 PACKAGES = ("keras", "tensorflow", "onnxruntime", "openvino", "nncf", "ai-edge-litert")
 
@@ -70,35 +74,42 @@ def main():
     few = next(iter(test))[0].numpy()
     with tempfile.TemporaryDirectory() as folder:
         runners = {"Keras": lambda images: model.predict_on_batch(images)}
-        lines = {}
+        alone, lines = {}, {}
         for format in SUFFIXES:
-            path = tl_unet.export_model(
-                model, pathlib.Path(folder, format), format, size=arguments.size, images=typical
-            )
+            given = {"size": arguments.size, "images": typical}
+            path = tl_unet.export_model(model, pathlib.Path(folder, format), format, **given)
             runners[format] = tl_unet.load_exported(path)
+            one = pathlib.Path(folder, f"{format}-one")
+            one = tl_unet.export_model(model, one, format, **given, batch_size=1)
+            alone[f"{format}, one"] = tl_unet.load_exported(one)
             lines[format] = (
                 f"{size_of(path):.1f}",
                 f"{tl_unet.max_difference(model, path, few):.1e}",
             )
             print(format, *lines[format], flush=True)
         lines["Keras"] = f"{pathlib.Path(arguments.model).stat().st_size / 1e6:.1f}", "–"
-        medians = latencies(runners, few[:1], arguments.repeats)
+        medians = latencies(runners | alone, few[:1], arguments.repeats)
         scores = {name: iou_of(predict, test) for name, predict in runners.items()}
-    rows = [
-        f"| {name} | {lines[name][0]} | {lines[name][1]} | {scores[name]:.4f} | {seconds / medians['Keras']:.2f} |"
-        for name, seconds in medians.items()
-    ]
+    rows = []
+    for name in runners:
+        shares = [
+            f"{medians[key] / medians['Keras']:.2f}" if key in medians else "–"
+            for key in (name, f"{name}, one")
+        ]
+        megabytes, difference = lines[name]
+        cells = (name, megabytes, difference, f"{scores[name]:.4f}", *shares)
+        rows.append(f"| {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     text = "\n".join(
         [
-            "| format | MB | largest difference | test IoU | latency / Keras |",
-            "| --- | ---: | ---: | ---: | ---: |",
+            "| format | MB | largest difference | test IoU | latency / Keras | for one image |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            f"One image of {arguments.size}x{arguments.size} at a time, the median of {arguments.repeats} calls, all formats in turn in one "
+            f"*For one image*: latency of files made with `batch_size=1`. One image of {arguments.size}x{arguments.size} at a time, the median of {arguments.repeats} calls, all formats in turn in one "
             f"process; Keras: {1000 * medians['Keras']:.0f} ms (`predict_on_batch`). IoU on {len(pets['test'].names)} test pictures of "
             f"Oxford-IIIT Pet; int8 calibrated on {len(typical)} training pictures. {keras.backend.backend()} backend, "
-            f"{os.cpu_count()} CPU cores ({platform.machine()}), {versions}. Made by `python tools/export_table.py`.",
+            f"{platform_name()}, {versions}. Made by `python tools/export_table.py`.",
         ]
     )
     arguments.output.write_text(text + "\n")
