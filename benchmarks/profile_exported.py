@@ -85,7 +85,8 @@ def main(argv=None):
         else sys.executable
         for name in arguments.libraries
     }
-    document = {"machine": machine(arguments.threads, {None: sys.executable}), "rows": []}
+    found = {None: sys.executable} | {LIBRARIES[name]: path for name, path in pythons.items()}
+    document = {"machine": machine(arguments.threads, found), "rows": []}
     for work in arguments.work:
         for encoder in arguments.encoders:
             for library, python in pythons.items():

@@ -13,6 +13,7 @@ PACKAGES = (
     "jax",
     "tensorflow",
     "tensorflow-cpu",
+    "nncf",
     "numpy",
     "onnxruntime",
     "openvino",

@@ -250,7 +250,8 @@ def test_an_export_does_not_replace_a_training(trained):
 def test_export_in_other_formats(format, trained, tmp_path):
     folder, images, _ = trained
     model = folder / "model.keras"
-    arguments = ["-f", format, "-o", tmp_path / "unet", "--images", images, "--size", 32, "--json"]
+    arguments = ["-f", format, "-o", tmp_path / "unet", "--images", images, "--size", 32]
+    arguments += ["--batch-size", 2, "--json"]
     report = json.loads(run("export", model, *arguments).stdout)
     assert report["images"] == 5
     assert report["same_class"] > 0.95
@@ -267,9 +268,17 @@ def test_an_export_that_differs_ends_with_1(trained, tmp_path, monkeypatch):
     def wrong(path):
         return lambda images: np.zeros((*images.shape[:3], 1), "float32")
 
-    monkeypatch.setattr(export, "export_model", lambda model, path, *args, **kwargs: folder)
+    given = {}
+
+    def exported(model, path, *args, **kwargs):
+        given.update(kwargs)
+        return folder
+
+    monkeypatch.setattr(export, "export_model", exported)
     monkeypatch.setattr(export, "load_exported", wrong)
-    assert "differ" in run("export", folder, "-o", tmp_path / "saved", status=1).stderr
+    arguments = ["-o", tmp_path / "saved", "--batch-size", 3]
+    assert "differ" in run("export", folder, *arguments, status=1).stderr
+    assert given["batch_size"] == 3
 
 
 def test_an_export_that_gives_nan_ends_with_1(trained, tmp_path, monkeypatch):

@@ -216,8 +216,27 @@ def test_hue_turns_colours_by_a_share_of_the_circle():
     moved, _ = run(red.astype("float32"), masks, **{**OFF, "hue": 1 / 3})
     # A third of the circle either way: red becomes anything from blue to green.
     assert set(moved.argmax(-1).ravel()) == {0, 1, 2}
-    small, _ = run(red.astype("float32"), masks, **{**OFF, "hue": 0.05})
-    assert set(small.argmax(-1).ravel()) == {0}
+    chroma = np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    for share in (0.05, 0.3):
+        turned, _ = run(red.astype("float32"), masks, **{**OFF, "hue": share})
+        i, q = chroma @ turned[:, 0, 0].T
+        angles = np.angle((i + 1j * q) / (chroma[:, 0] @ [1, 1j])) / (2 * np.pi)
+        assert 0.9 * share < np.abs(angles).max() < 1.001 * share  # the greatest of 64
+        assert angles.min() < 0 < angles.max()
+
+
+def test_colours_stay_in_range_in_a_graph_of_unknown_sides():
+    images = np.random.default_rng(0).choice([0.0, 255.0], (4, 8, 9, 3)).astype("float32")
+    masks = np.zeros((4, 8, 9, 1), "int32")
+    options = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
+    augment = augmentation(**{**OFF, **options})
+    unknown = tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((None, None, None, 1), tf.int32)
+    moved, _ = tf.function(augment, input_signature=unknown)(images, masks)
+    assert moved.shape == images.shape
+    assert moved.numpy().min() >= 0
+    assert moved.numpy().max() <= 255
+    empty, _ = augment(images[:0], tf.constant(masks[:0]))
+    assert empty.shape == (0, 8, 9, 3)
 
 
 def test_each_image_of_a_batch_gets_a_change_of_its_own():

@@ -50,6 +50,7 @@ def test_any_size_and_number_of_images_give_the_masks_of_keras(format, tmp_path)
     model = small_unet()
     path = tl_unet.export_model(model, tmp_path / "model", format)
     assert path.name == f"model{SUFFIXES[format]}"
+    assert _batch_size(path) is None
     for images in (pictures(), pictures(1, 50, 37)):
         assert tl_unet.max_difference(model, path, images) < 1e-4
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, "model.bin"}
@@ -78,6 +79,7 @@ def test_integer_models_say_nearly_the_same(format, tmp_path):
     needs(format)
     model = small_unet()
     path = tl_unet.export_model(model, tmp_path / "model", format, images=pictures(8))
+    assert _batch_size(path) is None
     difference = tl_unet.max_difference(model, path, pictures())
     assert 0 < difference < 0.01  # the masks span 0.03
 
@@ -112,29 +114,45 @@ def test_sides_can_be_fixed(tmp_path):
 def test_the_number_of_images_can_be_fixed(format, tmp_path):
     needs(format)
     model = small_unet(upsampling="nearest")
-    options = {"size": 32, "batch_size": 2, "images": pictures(3)}
+    options = {"size": 32, "batch_size": np.int64(2), "images": pictures(3)}
     path = tl_unet.export_model(model, tmp_path / "model", format, **options)
     # Run as often as needed: twice here, the second time with an image less than it takes.
     allowed = 0.01 if format.endswith("int8") else 1e-4
     assert tl_unet.max_difference(model, path, pictures(3)) < allowed
-    predict = tl_unet.load_exported(path)
-    assert predict(pictures(3)).shape == (3, 32, 32, 1)
-    with pytest.raises(ValueError, match="no images"):
-        predict(pictures(0))
+    assert _batch_size(path) == 2
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [5]), (2, [2, 2, 2]), (5, [5]), (1, [1] * 5)])  # fmt: skip
+def test_a_file_of_a_fixed_batch_is_run_as_often_as_needed(
+    batch_size, sizes, tmp_path, monkeypatch
+):
+    seen = []
+
+    def run(images):
+        seen.append(len(images))
+        return images[..., :1]
+
+    (tmp_path / "model.onnx").touch()
+    monkeypatch.setattr("tl_unet.export._run_onnx", lambda path: (run, batch_size))
+    predict = tl_unet.load_exported(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(predict(pictures(5)), pictures(5)[..., :1])
+    assert seen == sizes
+    for wrong in (pictures(0), pictures(1)[0]):
+        with pytest.raises(ValueError, match=r"`image\[None\]` for a single one"):
+            predict(wrong)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["saved-model", "onnx", "openvino", "litert"])
-def test_a_file_for_one_image_takes_one_at_a_time(format, tmp_path):
-    needs(format)
-    path = tl_unet.export_model(
-        shared(), tmp_path / "model", format, size=32, batch_size=np.int64(1)
-    )
-    assert _count(path) == 1
+def test_a_saved_model_of_somebody_else_is_refused(tmp_path):
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), tmp_path / "other")
+    with pytest.raises(ValueError, match="did not write"):
+        tl_unet.load_exported(tmp_path / "other")
 
 
-def _count(path):
-    """The number of images that a file says it takes, by its own runtime."""
+def _batch_size(path):
+    """The number of images that a file says it takes, by its own runtime; `None` for any."""
     if path.is_dir():
         import tensorflow as tf
 
@@ -143,14 +161,17 @@ def _count(path):
     if path.suffix == ".onnx":
         import onnxruntime
 
-        return onnxruntime.InferenceSession(path).get_inputs()[0].shape[0]
+        first = onnxruntime.InferenceSession(path).get_inputs()[0].shape[0]
+        return first if isinstance(first, int) else None
     if path.suffix == ".xml":
         import openvino
 
-        return openvino.Core().read_model(path).input(0).get_partial_shape()[0].get_length()
+        first = openvino.Core().read_model(path).input(0).get_partial_shape()[0]
+        return first.get_length() if first.is_static else None
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(str(path)).get_input_details()[0]["shape_signature"][0]
+    first = Interpreter(str(path)).get_input_details()[0]["shape_signature"][0]
+    return None if first == -1 else first
 
 
 @pytest.mark.slow

@@ -49,7 +49,6 @@ def test_measured_points_are_not_measured_again_and_settings_do_not_mix(
     document, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(scaling.subprocess, "run", lambda *_, **__: pytest.fail("measured again"))
-    monkeypatch.setattr(scaling, "platform_name", lambda: document["machine"]["platform"])
     record = tmp_path / "x.json"
     record.write_text(json.dumps(document))
     run = ["--json", str(record)]

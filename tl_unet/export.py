@@ -117,12 +117,12 @@ def load_exported(path) -> Callable:
         path: what `export_model` returned: a SavedModel's directory, or a `.onnx`, `.xml` or `.tflite` file.
 
     Returns:
-        A callable from raw images, `(batch, height, width, channels)`, to float32 masks as NumPy arrays. It takes any number of images,
-        also where the file was made for a `batch_size`: it is run as often as needed then.
+        A callable from raw images, `(batch, height, width, channels)`, to float32 masks as NumPy arrays. It takes one image or more,
+        also where the file was made for a `batch_size`: it is run as often as needed then. Anything else is a ValueError.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is none of the formats.
+        ValueError: if it is none of the formats, or a SavedModel that `export_model` did not write.
         ImportError: if the runtime is not installed.
 
     Example: see `export_model`.
@@ -132,9 +132,9 @@ def load_exported(path) -> Callable:
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
     runners = {".onnx": _run_onnx, ".xml": _run_openvino, ".tflite": _run_litert}
     if path.is_dir() and (path / "saved_model.pb").exists():
-        run, count = _run_saved_model(path)
+        run, batch_size = _run_saved_model(path)
     elif path.suffix in runners:
-        run, count = runners[path.suffix](path)
+        run, batch_size = runners[path.suffix](path)
     else:
         raise ValueError(
             f"{str(path)!r} is no exported model: expected a SavedModel's directory or a file ending in {sorted(runners)}."
@@ -142,10 +142,15 @@ def load_exported(path) -> Callable:
 
     def predict(images):
         images = np.asarray(images, "float32")
-        if count is None:
+        if images.ndim != 4 or not len(images):
+            raise ValueError(
+                "Expected a batch (batch, height, width, channels) of at least one image (`image[None]` for a single one). "
+                f"Received: shape {images.shape}"
+            )
+        if batch_size is None:
             return run(images)
-        batches = [run(batch) for batch in _batches(images, count)]
-        return np.concatenate(batches)[: len(images)]
+        masks = [run(batch) for batch in _batches(images, batch_size)]
+        return np.concatenate(masks)[: len(images)]
 
     return predict
 
@@ -248,35 +253,39 @@ def _write_openvino(model, path, signature, images):
     model.export(str(path), format="openvino", input_signature=signature, verbose=False)
 
 
-def _batches(images, count):
-    """Images in batches of a fixed number, the last of which is filled up with its last image."""
-    if not len(images):
-        raise ValueError("There are no images: the batch is empty.")
-    missing = -len(images) % count
-    filled = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-    return [filled[i : i + count] for i in range(0, len(filled), count)]
+def _batches(images, batch_size):
+    """Images in batches of a fixed size, the last of which is filled up with its last image."""
+    if missing := -len(images) % batch_size:
+        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+    return [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
 
 
-def _to_calibrate(images, signature):
-    """Batches to calibrate with, resized where the exported model has fixed sides."""
-    count, *sides = signature[0].shape[:3]
-    if None not in sides and tuple(sides) != images.shape[1:3]:
-        images = keras.ops.image.resize(images, sides, antialias=True)
-        images = keras.ops.convert_to_numpy(images)
-    return _batches(images, count or 1)
+def _of_sides(images, signature):
+    """Images to calibrate with, resized where the exported model has fixed sides."""
+    sides = signature[0].shape[1:3]
+    if None in sides or tuple(sides) == images.shape[1:3]:
+        return images
+    return keras.ops.convert_to_numpy(keras.ops.image.resize(images, sides, antialias=True))
 
 
 def _write_openvino_int8(model, path, signature, images):
     import nncf
     import openvino
 
+    batch_size, *shape = signature[0].shape
+    # Calibrated image by image whatever the batch: NNCF takes the range of a batch to be that of an image.
+    single = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
     with tempfile.TemporaryDirectory() as folder:
         floats = Path(folder, "model.xml")
-        _write_openvino(model, floats, signature, images)
-        batches = _to_calibrate(images, signature)
+        _write_openvino(model, floats, single, images)
         quantized = nncf.quantize(
-            openvino.Core().read_model(floats), nncf.Dataset(batches), subset_size=len(batches)
+            openvino.Core().read_model(floats),
+            nncf.Dataset([image[None] for image in _of_sides(images, signature)]),
+            subset_size=len(images),
         )
+        if batch_size is not None:
+            sides = [-1 if side is None else side for side in shape]
+            quantized.reshape(openvino.PartialShape([batch_size, *sides]))
         openvino.save_model(quantized, path, compress_to_fp16=False)
 
 
@@ -287,7 +296,7 @@ def _write_litert(model, path, signature, images):
 def _write_litert_int8(model, path, signature, images):
     import tensorflow as tf
 
-    batches = _to_calibrate(images, signature)
+    batches = _batches(_of_sides(images, signature), signature[0].shape[0] or 1)
     model.export(
         str(path),
         format="litert",
@@ -340,14 +349,20 @@ def _install(beside, path):
         os.replace(written, target)
 
 
-# --- Running: each gives a function of a float32 batch, and the number of images that it takes, or None for any --------------
+# --- Running: each gives a function of a float32 batch, and the size that the batch must have, or None for any ---------------
 
 
 def _run_saved_model(path):
     import tensorflow as tf
 
     artifact = tf.saved_model.load(path)
-    (image,) = artifact.signatures["serving_default"].structured_input_signature[1].values()
+    signature = getattr(artifact, "signatures", {}).get("serving_default")
+    inputs = signature.structured_input_signature[1] if signature else {}
+    if len(inputs) != 1 or not hasattr(artifact, "serve"):
+        raise ValueError(
+            f"{path} is a SavedModel that `export_model` did not write: it has no `serve` of one input. Run it by TensorFlow itself."
+        )
+    (image,) = inputs.values()
     # The artifact must outlive this call: its functions do not keep its variables.
     return lambda images: artifact.serve(images).numpy(), image.shape[0]
 
@@ -358,8 +373,8 @@ def _run_onnx(path):
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
-    count = image.shape[0] if isinstance(image.shape[0], int) else None
-    return lambda images: session.run(None, {image.name: images})[0], count
+    batch_size = image.shape[0] if isinstance(image.shape[0], int) else None
+    return lambda images: session.run(None, {image.name: images})[0], batch_size
 
 
 def _run_openvino(path):
@@ -368,9 +383,9 @@ def _run_openvino(path):
 
     # Without the hint some processors compute in bfloat16.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    number = compiled.input(0).get_partial_shape()[0]
-    count = number.get_length() if number.is_static else None
-    return lambda images: compiled(images)[compiled.output(0)], count
+    first = compiled.input(0).get_partial_shape()[0]
+    batch_size = first.get_length() if first.is_static else None
+    return lambda images: compiled(images)[compiled.output(0)], batch_size
 
 
 def _run_litert(path):
@@ -387,5 +402,5 @@ def _run_litert(path):
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])
 
-    number = entry["shape_signature"][0]
-    return run, int(number) if number > 0 else None
+    first = entry["shape_signature"][0]  # -1 for any
+    return run, int(first) if first > 0 else None

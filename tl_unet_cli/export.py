@@ -99,7 +99,7 @@ def export(
                 network, output, format, size=fixed, batch_size=batch_size, images=pictures
             )
         report = {"path": str(path), "format": format, "bytes": _bytes(path)}
-        report |= _compare(network, path, pictures)
+        report |= _compare(network, path, pictures, batch_size or 1)
     if as_json:
         print_json(report)
     else:
@@ -153,7 +153,7 @@ def _pictures(network, model, images, size, count):
     return np.stack(pictures).astype("float32")
 
 
-def _compare(network, path, pictures):
+def _compare(network, path, pictures, batch_size):
     import numpy as np
 
     from tl_unet.classes import decide
@@ -162,11 +162,12 @@ def _compare(network, path, pictures):
     if pictures is None:
         return {"images": 0, "max_difference": None, "same_class": None}
     run, differences, same = load_exported(path), [], 0
-    for picture in pictures:
-        expected = np.asarray(network.predict_on_batch(picture[None]))
-        found = run(picture[None])
+    for start in range(0, len(pictures), batch_size):
+        batch = pictures[start : start + batch_size]
+        expected = np.asarray(network.predict_on_batch(batch))
+        found = run(batch)
         differences.append(float(np.abs(found - expected).max()))
-        same += np.mean(decide(found) == decide(expected))
+        same += len(batch) * np.mean(decide(found) == decide(expected))
     largest = float(np.max(differences))  # Python's `max` passes over NaN
     return {
         "images": len(pictures),

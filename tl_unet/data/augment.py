@@ -42,10 +42,11 @@ def augmentation(
         brightness: float, the largest shift either way as a share of the value range 0..255.
             Defaults to `0.1`.
         contrast: float, the largest change of the contrast either way, 0..1. Defaults to `0.2`.
-        saturation: float, the largest change of a colour's distance from its grey, 0..1: 0.2 draws
-            from 0.8 to 1.2 times. Three channels only. Defaults to `0.2`.
-        hue: float, the largest turn of the colours about the greys as a share of the circle, 0..0.5;
-            the luma stays. Three channels only. Defaults to `0.02`.
+        saturation: float, the largest change of the chroma in YIQ (not HSV), 0..1: 0.2 draws from
+            0.8 to 1.2 times. Three channels only. Defaults to `0.2`.
+        hue: float, the largest turn of the chroma in YIQ as a share of the circle, 0..0.5. Neither
+            changes the luma, but where values are clipped to 0..255. Three channels only.
+            Defaults to `0.02`.
         seed: int, of the random numbers. Defaults to `0`.
 
     Returns:
@@ -196,7 +197,7 @@ def _resampled(images, transform, interpolation):
 def _recoloured(draws, images, brightness, contrast, saturation, hue):
     """Images in 0..255 with the brightness, contrast, saturation and hue of each changed at random; 0 changes nothing.
 
-    Each of the four is linear, so together they are one product with a matrix and one sum for each image. Not by Keras'
+    Each of the four is affine, so together they are one product with a matrix and one sum for each image. Not by Keras'
     layers: they keep a state, which batches beside each other would change in any order, and take several passes.
     """
     factor = 1 + draws["contrast"] * contrast
