@@ -34,7 +34,6 @@ import datetime
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -44,6 +43,8 @@ import environments
 import report
 from contestants import ENCODERS, OURS, WORK
 from exported import WORK as EXPORTED
+
+from tl_unet.machine import platform_name
 
 HERE = Path(__file__).resolve().parent
 PEAK_FLOPS = 2 * 2048**3
@@ -182,23 +183,6 @@ def measure(work, encoder, arguments, found, missing):
         "peak_gflops": PEAK_FLOPS / statistics.median(peak) / 1e9 if peak else None,
         "contestants": results,
     }
-
-
-def processor():
-    """The processor's name and, as such names say little, the numbers of its family and model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    known = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
-    if "model name" not in known:
-        return platform.processor() or platform.machine()
-    return f"{known['model name']} (family {known.get('cpu family', '?')}, model {known.get('model', '?')})"
-
-
-def platform_name():
-    """The processor, how many cores it has, and the system."""
-    return f"{processor()}, {os.cpu_count()} CPU cores, {platform.system()}"
 
 
 def check_export(cells, libraries):

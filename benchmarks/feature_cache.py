@@ -19,12 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
-from compare import platform_name
 from report import ratios
 from worker import seconds_of
 
 import tl_unet
 from tl_unet.data import oxford_pets
+from tl_unet.machine import platform_name
 from tl_unet.runs import replacing, write_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from compare import platform_name
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from worker import peak_memory, seconds_of
+
+from tl_unet.machine import platform_name
 
 HERE = Path(__file__).resolve().parent
 LIGHT = {"encoder": "mobilenetv2", "decoder_filters": [256, 128, 64, 32, 16]}

@@ -16,10 +16,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import shlex
+import sys
 import time
 
 import keras
 import numpy as np
+from paper.environment import environment
 from paper.files import replacing, write_json
 from paper.recipes import create_training_variables
 from paper.training import best_epoch, checkpoint, read_history, rewrite
@@ -344,6 +347,8 @@ def main():
     with replacing(path) as beside:
         model.save(beside)
     results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": environment(),
         "recipe": arguments.recipe,
         "encoder": recipe.encoder,
         "dtype_policy": policy,

@@ -550,7 +550,7 @@ def test_a_small_run_writes_all_that_it_promises(small_run):
             entry[part]
         )
     assert results["configuration"]["seed"] == 0
-    assert {"keras", "tensorflow", "tl_unet", "cpus"} <= set(results["environment"])
+    assert {"keras", "tensorflow", "tl_unet", "cpus", "processor"} <= set(results["environment"])
     assert len(read_rows(output / "history" / "unet.csv")) == 2
     page = (output / "report.md").read_text()
     for figure in ("figure1", "figure2", "figure3"):

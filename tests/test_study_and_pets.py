@@ -186,6 +186,8 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["test"]) == set(results["validation"]) == set(train_pets.VIEWS)
     assert (results["recipe"], results["dtype_policy"]) == ("fast", "float32")
+    assert "--fast --limit 8" in results["command"]
+    assert results["environment"]["processor"]
 
     # The last stage again, as if it had been interrupted in the row of its second epoch.
     record = tmp_path / "run" / "full" / "history.csv"

@@ -8,7 +8,6 @@ python tools/export_table.py runs/pets/model.keras --data oxford_pets/ --output 
 import argparse
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -18,9 +17,7 @@ import keras
 import tl_unet
 import tl_unet.data
 from tl_unet.export import SUFFIXES
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
-from compare import platform_name
+from tl_unet.machine import platform_name
 
 PACKAGES = ("keras", "tensorflow", "onnxruntime", "openvino", "nncf", "ai-edge-litert")
 

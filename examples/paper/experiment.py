@@ -2,24 +2,20 @@
 
 import dataclasses
 import math
-import os
-import platform
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from paper import figures, pictures, report
+from paper.environment import environment
 from paper.features import cached_features
 from paper.files import replacing, write_json, write_text
 from paper.options import SKIPPED, Options
 from paper.recipes import MODELS, build_arguments, compiled_model, learning_rate
 from paper.source_task import train_encoder
 from paper.training import best_epoch, diverged, duration, fit
-
-import tl_unet
 
 SCRATCH = "unet"  # the encoder that has no pre-trained weights
 FINISHED = ("done", "diverged")
@@ -193,19 +189,3 @@ class Experiment:
             self.output / "table2.md", "# Table 2: pictures\n\n" + report.table2(self.results)
         )
         write_text(self.output / "report.md", report.page(self.results))
-
-
-def environment() -> dict:
-    """Versions and machine, as far as they bear on the results."""
-    packages = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
-    return {
-        "python": platform.python_version(),
-        "tl_unet": tl_unet.__version__,
-        **packages,
-        "backend": keras.backend.backend(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "accelerators": [
-            device for device in keras.distribution.list_devices() if "cpu" not in device
-        ],
-    }

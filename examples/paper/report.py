@@ -129,7 +129,7 @@ def page(results: dict) -> str:
     if accuracies:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
         weights += f" (accuracy on new textures: {listed}; chance is 0.12)"
-    environment = results["environment"]
+    environment = {"processor": "processor not recorded"} | results["environment"]
     text = f"""# U-Net transfer learning with various encoders: recipe "{asked["recipe"]}"
 
 ```
@@ -142,7 +142,7 @@ def page(results: dict) -> str:
   augmentation {"on" if asked["augment"] else "off"}, seed {asked["seed"]}, precision {asked["mixed_precision"] or "float32"}.
 - Recipe: preprocessing {asked["preprocessing"]}, last stage {asked["last_stage"]}, decoder normalization
   {asked["normalization"] or "none"}; learning rates: {_rates(results)}.
-- Machine: {environment["cpus"]} CPU cores, {environment["platform"]}; Python {environment["python"]}, Keras {environment["keras"]}
+- Machine: {environment["cpus"]} CPU cores ({environment["processor"]}), {environment["platform"]}; Python {environment["python"]}, Keras {environment["keras"]}
   ({environment["backend"]} {environment["tensorflow"]}), tl-unet {environment["tl_unet"]}.
 """
     if asked["preset"] != "paper":
