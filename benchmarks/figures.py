@@ -1,8 +1,8 @@
 """Draws what `compare.py` and `feature_cache.py` measured.
 
-    python benchmarks/figures.py docs/results/speed    # a folder with compare.json, feature-cache-slim.json and feature-cache.json
+    python benchmarks/figures.py docs/results/speed    # a folder with compare.json, openvino.json, feature-cache-slim.json and feature-cache.json
 
-Writes `compare.png` (tl_unet's fastest way over the fastest peer) and `feature-cache.png` (an epoch on cached features over one of the whole model) beside them.
+Writes `compare.png` and `openvino.png` (tl_unet's fastest way over the fastest peer) and `feature-cache.png` (an epoch on cached features over one of the whole model) beside them.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def compare_figure(document):
     """A panel for each encoder, a row for each work: the ratio, its quartiles, and the goal."""
     found = best_ratios(document)
     works = [work for work in WORK if any((work, encoder) in found for encoder in ENCODERS)]
-    drawing = Figure(figsize=(11, 0.8 + 0.36 * len(works)), layout="constrained", dpi=100)
+    drawing = Figure(figsize=(11, 1.1 + 0.36 * len(works)), layout="constrained", dpi=100)
     panels = drawing.subplots(1, len(ENCODERS), sharex=True, sharey=True)
     for panel, encoder in zip(panels, ENCODERS, strict=True):
         panel.axvline(1, color="0.4", linewidth=1)
@@ -80,7 +80,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="with the three JSON files")
+    parser.add_argument("folder", type=Path, help="with the four JSON files")
     folder = parser.parse_args(argv).folder
 
     def read(name):
@@ -91,6 +91,7 @@ def main(argv=None):
 
     drawings = {
         "compare": compare_figure(read("compare")),
+        "openvino": compare_figure(read("openvino")),
         "feature-cache": cache_figure([read("feature-cache-slim"), read("feature-cache")]),
     }
     for name, drawing in drawings.items():

@@ -705,7 +705,7 @@ def test_corrected_munet_beats_the_papers_on_real_pets(tmp_path):
         "--weights-dir",
         str(shared_path("weights")),
     ]
-    arguments += ["--models", "munet", "--size", "64", "--epochs", "2", "--limit", "96"]
+    arguments += ["--models", "munet", "--size", "64", "--epochs", "2", "--limit", "48"]
     scores = {}
     for recipe in ("paper", "corrected"):
         output = tmp_path / recipe
