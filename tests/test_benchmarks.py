@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import compare
@@ -16,6 +18,7 @@ import profile_step
 import pytest
 import report
 import side_keras
+import worker
 from tiny import shallow_unet
 
 SPEED = Path(__file__).resolve().parents[1] / "docs" / "results" / "speed"
@@ -127,6 +130,15 @@ def test_our_start_needs_nothing_that_users_may_not_have():
         environments = [c.environment(work) for c in row.contestants]
         assert environments[0] == ("plain" if work == "start" else None)
         assert {"torch"} <= set(environments)
+
+
+def test_memory_is_that_of_a_process_and_not_of_the_one_that_started_it():
+    code = "import worker; print(worker.peak_memory())"
+    environment = os.environ | {"PYTHONPATH": str(Path(worker.__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < worker.peak_memory() / 4  # TensorFlow is here, and not there
 
 
 def test_what_reads_pictures_has_no_memory_in_the_table():
