@@ -274,10 +274,10 @@ def _write_openvino_int8(model, path, signature, images):
 
     batch_size, *shape = signature[0].shape
     # Calibrated image by image whatever the batch: NNCF takes the range of a batch to be that of an image.
-    single = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
+    any_batch = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
     with tempfile.TemporaryDirectory() as folder:
         floats = Path(folder, "model.xml")
-        _write_openvino(model, floats, single, images)
+        _write_openvino(model, floats, any_batch, images)
         quantized = nncf.quantize(
             openvino.Core().read_model(floats),
             nncf.Dataset([image[None] for image in _of_sides(images, signature)]),
