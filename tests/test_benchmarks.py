@@ -104,7 +104,7 @@ def test_what_misses_its_goal_is_named_unrounded():
 
 def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     found = document(**{"tl_unet": [0.4, 0.4], "tl_unet, folded": [0.2, 0.2], "smp": [0.5, 0.5]})
-    for name in ("compare", "openvino"):
+    for name in ("compare", "exported"):
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
     assert report.best_ratios(found) == {("latency", "vgg16"): (0.4, 0.4, 0.4)}
     panels = figures.compare_figure(found).axes
@@ -117,7 +117,7 @@ def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     assert [bar.get_height() for bar in slim.patches] == [1, 1, 0.5, 0.5, 1, 1]
     assert default.get_title() == "default decoder"
     figures.main([str(tmp_path)])
-    for name in ("compare", "openvino", "feature-cache"):
+    for name in ("compare", "exported", "feature-cache"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "compare.json").unlink()
     with pytest.raises(SystemExit):
@@ -299,8 +299,8 @@ def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, 
 
 
 def of_all_encoders(works, ours, theirs=None):
-    """The ratios in docs/results/speed/compare.json and openvino.json from least to greatest, as the pages give them; to the fastest peer unless `theirs` is given."""
-    files = (SPEED / "compare.json", SPEED / "openvino.json")
+    """The ratios in docs/results/speed/compare.json and exported.json from least to greatest, as the pages give them; to the fastest peer unless `theirs` is given."""
+    files = (SPEED / "compare.json", SPEED / "exported.json")
     cells = {k: v for file in files for k, v in json.loads(file.read_text())["cells"].items()}
     found = []
     for cell in cells.values():
