@@ -261,7 +261,7 @@ def test_export_in_other_formats(format, trained, tmp_path):
 
 
 def test_an_export_that_differs_ends_with_1(trained, tmp_path, monkeypatch):
-    from tl_unet import export
+    from tl_unet import export, exported
 
     folder, _, _ = trained
 
@@ -270,24 +270,24 @@ def test_an_export_that_differs_ends_with_1(trained, tmp_path, monkeypatch):
 
     given = {}
 
-    def exported(model, path, *args, **kwargs):
+    def write(model, path, *args, **kwargs):
         given.update(kwargs)
         return folder
 
-    monkeypatch.setattr(export, "export_model", exported)
-    monkeypatch.setattr(export, "load_exported", wrong)
+    monkeypatch.setattr(export, "export_model", write)
+    monkeypatch.setattr(exported, "load_exported", wrong)
     arguments = ["-o", tmp_path / "saved", "--batch-size", 3]
     assert "differ" in run("export", folder, *arguments, status=1).stderr
     assert given["batch_size"] == 3
 
 
 def test_an_export_that_gives_nan_ends_with_1(trained, tmp_path, monkeypatch):
-    from tl_unet import export
+    from tl_unet import export, exported
 
     folder = trained[0]
     monkeypatch.setattr(export, "export_model", lambda model, path, *args, **kwargs: folder)
     nan = np.full((1, 32, 32, 1), np.nan, "float32")
-    monkeypatch.setattr(export, "load_exported", lambda path: lambda images: nan)
+    monkeypatch.setattr(exported, "load_exported", lambda path: lambda images: nan)
     result = run("export", folder, "-o", tmp_path / "saved", "--json", status=1)
     assert json.loads(result.stdout)["max_difference"] is None
     assert "NaN" in result.stderr

@@ -86,7 +86,7 @@ def test_integer_models_say_nearly_the_same(format, tmp_path):
 
 def test_a_difference_that_is_no_number_is_not_passed_over(tmp_path, monkeypatch):
     answers = iter([np.zeros((8, 8, 8, 1)), np.full((1, 8, 8, 1), np.nan)])
-    monkeypatch.setattr("tl_unet.export.load_exported", lambda path: lambda batch: next(answers))
+    monkeypatch.setattr("tl_unet.exported.load_exported", lambda path: lambda batch: next(answers))
     assert np.isnan(tl_unet.max_difference(shared(), tmp_path, pictures(9, 8, 8)))
 
 
@@ -133,7 +133,7 @@ def test_a_file_of_a_fixed_batch_is_run_as_often_as_needed(
         return images[..., :1]
 
     (tmp_path / "model.onnx").touch()
-    monkeypatch.setattr("tl_unet.export._run_onnx", lambda path: (run, batch_size))
+    monkeypatch.setattr("tl_unet.exported._run_onnx", lambda path: (run, batch_size))
     predict = tl_unet.load_exported(tmp_path / "model.onnx")
     np.testing.assert_array_equal(predict(pictures(5)), pictures(5)[..., :1])
     assert seen == sizes
@@ -209,7 +209,7 @@ def quick(monkeypatch):
 
     writers = {"saved-model": directory, "litert": file, "openvino": file}
     monkeypatch.setattr("tl_unet.export._WRITERS", writers)
-    monkeypatch.setattr("tl_unet.export._require", lambda *packages: None)
+    monkeypatch.setattr("tl_unet.export.require", lambda *packages: None)
     return written
 
 

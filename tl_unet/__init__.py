@@ -14,7 +14,8 @@ from tl_unet.encoders import (
     list_encoders,
     register_encoder,
 )
-from tl_unet.export import export_model, load_exported, max_difference
+from tl_unet.export import export_model
+from tl_unet.exported import load_exported, max_difference
 from tl_unet.feature_cache import FeatureCache, cache_features, feature_bytes
 from tl_unet.folding import fold_batch_norm
 from tl_unet.freezing import freeze_encoder, unfreeze_encoder

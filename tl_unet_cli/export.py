@@ -157,7 +157,7 @@ def _compare(network, path, pictures, batch_size):
     import numpy as np
 
     from tl_unet.classes import decide
-    from tl_unet.export import load_exported
+    from tl_unet.exported import load_exported
 
     if pictures is None:
         return {"images": 0, "max_difference": None, "same_class": None}
