@@ -17,7 +17,7 @@ times a product of matrices: the processor's peak, of which a contestant's share
 tl-unet's graph; a backward pass counts twice the forward one).
 
 tl_unet's other ways: with batch normalisation folded, of the frozen encoder in training and of the whole model in prediction ("folded"); the decoder alone on
-features of a cache ("cached"); and as built but for `UpConv2D`, in Keras' own layers ("enlarged first").
+features of a cache ("cached"); and in Keras' own layers, without `UpConv2D` ("enlarged first") and in training without the fused `BatchNormalization` ("Keras' layers").
 
 The same on each side: weights are random, decoder filters 256, 128, 64, 32, 16 (vgg16: the first four), batch normalisation, nearest up-sampling, a 1x1 head, Adam, binary cross-entropy,
 float32. For this vgg16 is without its map of full size, and densenet121 and mobilenetv2 are tapped where the peer does. (ResNet50 has biases in its convolutions in Keras,
@@ -257,7 +257,8 @@ def parse(argv=None):
     arguments = parser.parse_args(argv)
     arguments.size, arguments.batch = (64, 2) if arguments.quick else (None, None)
     arguments.turn = 0.05 if arguments.quick else 0.5  # seconds
-    arguments.rounds = arguments.rounds or (3 if arguments.quick else 15)
+    if arguments.rounds is None:
+        arguments.rounds = 3 if arguments.quick else 15
     if arguments.rounds < 1 or arguments.threads < 1:
         parser.error("--rounds and --threads must be positive")
     arguments.json = (

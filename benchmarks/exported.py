@@ -63,17 +63,28 @@ def runner(folder, threads):
     """
     image = np.load(folder / "image.npy")
     if not any(folder.glob("*.xml")):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(
-            str(next(folder.glob("*.onnx"))), options, providers=["CPUExecutionProvider"]
-        )
+        session = read_onnxruntime(folder, threads)
         feed = {session.get_inputs()[0].name: image}
         return lambda: session.run(None, feed)[0]
     compiled = read_openvino(folder, threads)
     return lambda: compiled(image)[0]
+
+
+def read_onnxruntime(folder, threads, **settings):
+    """The `.onnx` file of a directory, as a session of ONNX Runtime on the processor.
+
+    Args:
+        folder: path of the directory.
+        threads: int.
+        **settings: further ones, by the names of ONNX Runtime's `SessionOptions`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for name, value in {"intra_op_num_threads": threads, **settings}.items():
+        setattr(options, name, value)
+    file = str(next(folder.glob("*.onnx")))
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def read_openvino(folder, threads, **settings):

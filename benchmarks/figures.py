@@ -1,8 +1,8 @@
 """Draws what `compare.py` and `feature_cache.py` measured.
 
-    python benchmarks/figures.py docs/results/speed    # a folder with compare.json, exported.json, feature-cache-slim.json and feature-cache.json
+    python benchmarks/figures.py docs/results/speed    # a folder with compare.json, feature-cache-slim.json and feature-cache.json
 
-Writes `compare.png` and `exported.png` (tl_unet's fastest way over the fastest peer) and `feature-cache.png` (an epoch on cached features over one of the whole model) beside them.
+Writes `compare.png` (tl_unet's fastest way over the fastest peer) and `feature-cache.png` (an epoch on cached features over one of the whole model) beside them.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="with the four JSON files")
+    parser.add_argument("folder", type=Path, help="with the three JSON files")
     folder = parser.parse_args(argv).folder
 
     def read(name):
@@ -91,7 +91,6 @@ def main(argv=None):
 
     drawings = {
         "compare": compare_figure(read("compare")),
-        "exported": compare_figure(read("exported")),
         "feature-cache": cache_figure([read("feature-cache-slim"), read("feature-cache")]),
     }
     for name, drawing in drawings.items():

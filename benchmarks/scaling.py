@@ -7,7 +7,7 @@ Every point is a process of its own: the median seconds of a few repeats, and th
 Weights are random: they don't change the cost. The growth is the slope of a straight line through the logarithms of the upper points, from an eighth of the
 largest value on: 1 is linear in the number of pixels, pictures of a batch, or pictures of a data set.
 
-A measured point is kept in the JSON file and skipped by the next run; the table (.md) and the figure (.png) are written beside it.
+A measured point is kept in the JSON file and skipped by the next run, one that failed is tried again; the table (.md) and the figure (.png) are written beside it.
 """
 
 import argparse
@@ -235,24 +235,25 @@ def main(argv=None):
 
     from tl_unet.runs import replacing, write_json
 
-    setting = {"quick": arguments.quick, "repeats": arguments.repeats, "platform": platform_name()}
+    setting = {
+        "quick": arguments.quick,
+        "repeats": arguments.repeats,
+        "platform": platform_name(),
+        "keras": version("keras"),
+        "tensorflow": version("tensorflow"),
+    }
     document = {"points": {}}
     if arguments.json.exists():
         document = json.loads(arguments.json.read_text(encoding="utf-8"))
         if {key: document["machine"][key] for key in setting} != setting:
-            parser.error(f"{arguments.json} holds points of another setting or machine; give the same options, another --json, or delete it")  # fmt: skip
-    document["machine"] = {
-        **setting,
-        "date": datetime.date.today().isoformat(),
-        "keras": version("keras"),
-        "tensorflow": version("tensorflow"),
-    }
+            parser.error(f"{arguments.json} holds points of another setting, machine or version; give the same options, another --json, or delete it")  # fmt: skip
+    document["machine"] = {**setting, "date": datetime.date.today().isoformat()}
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     for name, task in points(arguments.quick):
-        if name in document["points"]:
+        if "error" not in document["points"].get(name, ["error"]):
             continue
         command = [sys.executable, __file__, "--repeats", str(arguments.repeats)]
         child = subprocess.run(

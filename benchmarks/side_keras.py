@@ -36,8 +36,8 @@ def prepare(task):
     if task["work"] == "data":
         return _pipeline(task), {}
     model = BUILD[task["library"]](task["encoder"], task["size"])
-    if task["variant"] == "enlarged first":
-        model = _enlarged_first(model)
+    if task["variant"] in ("Keras' layers", "enlarged first"):
+        model = _in_keras_layers(model)
     if task["work"] == "start":
         return lambda: None, {"parameters": model.count_params()}
     facts = {"parameters": model.count_params()}
@@ -77,8 +77,8 @@ def _tl_unet(encoder, size):
     )
 
 
-def _enlarged_first(model):
-    """The same network in Keras' own layers: maps are enlarged and concatenated, then convolved. What `UpConv2D` is worth."""
+def _in_keras_layers(model):
+    """The same network in Keras' own layers: maps are enlarged and concatenated, then convolved, and normalised by elementary operations."""
     import keras
 
     import tl_unet.layers
@@ -91,7 +91,11 @@ def _enlarged_first(model):
         x = keras.layers.Concatenate()([*skips, x]) if skips else x
         return keras.layers.Conv2D(layer.filters, 3, padding="same", use_bias=layer.use_bias)(x)
 
-    return keras.models.clone_model(model, call_function=call)
+    copy = keras.models.clone_model(model, call_function=call)
+    for layer in (*copy.layers, *copy.get_layer("encoder").layers):
+        if isinstance(layer, tl_unet.layers.BatchNormalization):
+            layer.__class__ = keras.layers.BatchNormalization
+    return copy
 
 
 def _segmodels_keras(encoder, size):

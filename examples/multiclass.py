@@ -229,9 +229,10 @@ def parse_arguments():
     if arguments.weights is None:
         arguments.weights = "none" if synthetic else "imagenet"
     arguments.weights = None if arguments.weights == "none" else arguments.weights
-    arguments.size = arguments.size or (64 if synthetic else 128)
-    if min(arguments.epochs, arguments.batch_size) < 1 or arguments.limit < 3:
-        parser.error("--epochs and --batch-size must be at least 1, --limit at least 3")
+    if arguments.size is None:
+        arguments.size = 64 if synthetic else 128
+    if min(arguments.epochs, arguments.batch_size, arguments.size) < 1 or arguments.limit < 3:
+        parser.error("--epochs, --batch-size and --size must be at least 1, --limit at least 3")
     if min(arguments.balance, arguments.seed, arguments.freeze_epochs) < 0:
         parser.error("--balance, --seed and --freeze-epochs must not be negative")
     if (arguments.output / "results.json").exists():

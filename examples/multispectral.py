@@ -250,7 +250,12 @@ def main():
         if name not in ("output", "verbose", "channels")
     }
     settings = arguments.output / "options.json"
-    if settings.exists() and json.loads(settings.read_text()) != options:
+    others = [path for path in arguments.output.glob("*") if path != settings]
+    if others and not settings.exists():
+        parser.error(
+            f"{arguments.output} is not empty and holds no run of this script: give another --output"
+        )
+    if others and json.loads(settings.read_text()) != options:
         parser.error(f"{arguments.output} holds a run with other options: give another --output")
     write_json(settings, options)
     counts = (arguments.scenes, arguments.scenes // 3, arguments.scenes // 3)

@@ -42,7 +42,16 @@ def main(argv: list[str] | None = None) -> int:
         command_line.error(
             f"{given.output} holds no run to go on with: begin one without --resume, or give its --output"
         )
-    previous = json.loads(stored.read_text(encoding="utf-8")) if given.resume else None
+    found = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
+    if found is not None and "configuration" not in found:
+        command_line.error(
+            f"{stored} is of something else, not a run of this script: choose another --output"
+        )
+    if found is None and any((given.output / name).exists() for name in ("history", "models")):
+        command_line.error(
+            f"{given.output} holds parts of a run without its results.json: choose another --output"
+        )
+    previous = found if given.resume else None
     try:
         options = resolve(given, previous and previous["configuration"])
     except ValueError as error:
@@ -58,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
     command = previous["command"] if previous else shlex.join(["python", sys.argv[0], *argv])
     if previous and options.epochs != previous["configuration"]["epochs"]:
-        if previous["status"] == "complete":
+        skipped = [m for m in previous["models"].values() if m["status"] == "skipped"]
+        if previous["status"] == "complete" and not skipped:
             command_line.error(
                 f"the run in {given.output} is complete; train {options.epochs} epochs in another --output"
             )

@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 from paper.files import write_text
-from paper.options import SKIPPED
+from paper.options import SKIPPED, parser
 from paper.published import PUBLISHED
 from paper.recipes import MODELS
 
@@ -148,11 +148,32 @@ STUDIES = {
 }  # fmt: skip
 
 
+def settings(study, row, seed):
+    """The options of one run, without the places of its data."""
+    return shlex.split(f"{study.common} {row.options} --models {row.model} --seed {seed}")
+
+
 def command(study, row, seed, arguments):
     """The options of one run."""
-    options = f"{study.common} {row.options} --models {row.model} --seed {seed}"
     places = ["--data", arguments.data, "--weights-dir", arguments.weights_dir]
-    return [*shlex.split(options), *places]
+    return [*settings(study, row, seed), *places]
+
+
+def check(study, row, seed, path):
+    """Ends the program if a complete run was made with other options: its numbers do not belong in the study's table."""
+    configuration = stored(path)["configuration"]
+    given = vars(parser().parse_args(settings(study, row, seed)))
+    if given["normalization"] == "recipe":  # not said
+        del given["normalization"]
+    changed = [
+        name
+        for name, value in given.items()
+        if value is not None and name in configuration and configuration[name] != value
+    ]
+    if changed:
+        sys.exit(
+            f"{path.parent} holds a complete run with another --{', --'.join(changed)} than the study's: give another --output."
+        )
 
 
 def read(path, row):
@@ -182,7 +203,9 @@ def run(name, arguments):
     for seed in study.seeds:
         for row in asked:
             path = results_path(arguments.output, name, row, seed)
-            if read(path, row) is None:
+            if read(path, row):
+                check(study, row, seed, path)
+            else:
                 resume = ["--resume"] if stored(path) else []
                 call = [
                     *command(study, row, seed, arguments),

@@ -154,8 +154,11 @@ def earlier_epochs(arguments, run, processes):
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     settings["data"] = "pets" if arguments.data else "figures"
     settings["pretrained"] = arguments.weights is not None
-    rows, exists = run.read_history(), run.settings.exists()
-    views = gather([fingerprint(json.dumps(settings)), int(exists), len(rows)])
+    stored = run.read_settings() if run.settings.exists() else None
+    ours = isinstance(stored, dict) and stored.keys() == settings.keys()
+    rows = run.read_history() if ours else []
+    strange = not ours and run.path.exists() and any(run.path.iterdir())
+    views = gather([fingerprint(json.dumps(settings)), int(strange), len(rows)])
     if len(set(views[:, 0])) > 1:
         raise ValueError(
             "The processes were started with different options: all must get the same, but for --process-id and the places of files."
@@ -165,18 +168,21 @@ def earlier_epochs(arguments, run, processes):
             f"The processes see different contents of {run.path} ({views[:, 2].tolist()} finished epochs): "
             "--output must be a folder that all machines share."
         )
-    if not exists:
+    if strange:
+        raise ValueError(
+            f"{run.path} is not empty and holds no run of this script: give another --output."
+        )
+    if not rows:  # new, or stopped before its first epoch, perhaps by a typing error
         if processes.index == 0:
             write_json(run.settings, settings)
         return []
     if not arguments.resume:
         raise ValueError(f"{run.path} holds a run: go on with --resume, or give another --output.")
-    stored = run.read_settings()
-    changed = [name for name in settings if stored.get(name) != settings[name]]
+    changed = [name for name in settings if stored[name] != settings[name]]
     if changed:
         raise ValueError(
             f"{run.path} was trained with other options: "
-            + ", ".join(f"{name} {stored.get(name)}, not {settings[name]}" for name in changed)
+            + ", ".join(f"{name} {stored[name]}, not {settings[name]}" for name in changed)
             + ". Resume with the same, or give another --output."
         )
     return rows

@@ -1,14 +1,16 @@
 """Segments pets with transfer learning in stages, the way one would train a model of one's own.
 
 A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
-then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept, the statistics of its batch
-normalisation are computed anew over the training pictures as they are, and it is evaluated once on the test images: as it is, averaged
-over the mirrored picture, and over both in three sizes.
+then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept (with `--recipe averaged`
+the mean of three stages' weights, if the validation images prefer it). The statistics of batch normalisation are computed anew over the
+training pictures as they are, and the model is evaluated once on the test images: as it is, averaged over the mirrored picture, and over
+both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5
+    python examples/train_pets.py --recipe averaged                     # the mean of three ends of a training
     python examples/train_pets.py --recipe vgg16                        # a larger model
-    python examples/train_pets.py --fast                                # fewer epochs on smaller pictures
+    python examples/train_pets.py --fast                                # ten minutes: fewer epochs on smaller pictures
     python examples/train_pets.py --evaluate my/images my/masks         # scores of the trained model on a folder
 """
 
@@ -26,6 +28,7 @@ from paper.environment import environment
 from paper.files import replacing, write_json
 from paper.recipes import create_training_variables
 from paper.training import best_epoch, checkpoint, read_history, rewrite
+from pets_model import build_model, compile_model, metrics
 from pets_recipes import RECIPES
 
 import tl_unet
@@ -41,81 +44,6 @@ VIEWS = {
 OPTIONS = ("data", "weights", "recipe", "dtype_policy", "limit", "seed")
 
 
-def build_model(recipe, weights):
-    """A U-Net with batch normalisation in its decoder.
-
-    VGG16's last map that `build_unet("vgg16")` uses has a stride of 16. Its last pooling gives one of stride 32, which MobileNetV2 has anyway.
-    VGG's maps are in the hundreds, MobileNetV2's are normalised: without `normalize_features` the decoder on VGG16 learns far more slowly.
-    """
-    encoder = tl_unet.get_encoder_spec(recipe.encoder)
-    deepened = encoder.stride < 32
-    if deepened:
-        taps = (*encoder.taps, tl_unet.Tap(stride=32, layer="block5_pool"))
-        encoder = dataclasses.replace(encoder, name=f"{encoder.name}_deep", taps=taps)
-    return tl_unet.build_unet(
-        encoder,
-        freeze=True,
-        weights=weights,
-        decoder_filters=recipe.filters,
-        normalization="batch",
-        normalize_features=deepened,
-        upsampling="nearest",
-    )
-
-
-def metrics():
-    """IoU over the data set and as the mean over images, Dice, and accuracy, all at threshold 0.5."""
-    return [
-        tl_unet.IoU(name="iou"),
-        tl_unet.IoU(average="image", name="iou_per_image"),
-        tl_unet.DiceCoefficient(name="dice"),
-        keras.metrics.BinaryAccuracy(name="accuracy"),
-    ]
-
-
-@keras.saving.register_keras_serializable(package="train_pets")
-class TwoRates(keras.optimizers.AdamW):
-    """AdamW that moves some weights, known by their paths, by a share of the learning rate."""
-
-    def __init__(self, learning_rate=1e-3, share=1.0, slow=(), **options):
-        super().__init__(learning_rate, **options)
-        self.share, self.slow = share, list(slow)
-        self._slow_ids = set()
-
-    def build(self, variables):
-        """Find the slow ones. TensorFlow's optimizers are given the variables inside Keras' own."""
-        super().build(variables)
-        slow = [variable for variable in variables if variable.path in set(self.slow)]
-        self._slow_ids = {id(variable) for variable in (*slow, *(v.value for v in slow))}
-
-    def update_step(self, gradient, variable, learning_rate):
-        """One step of one variable."""
-        share = self.share if id(variable) in self._slow_ids else 1.0
-        super().update_step(gradient, variable, learning_rate * share)
-
-    def get_config(self):
-        """The arguments."""
-        return {**super().get_config(), "share": self.share, "slow": self.slow}
-
-
-def compile_model(model, stage, steps):
-    """Dice and cross-entropy; AdamW, warmed up for half an epoch, then falling along a cosine."""
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=steps * stage.epochs - steps // 2,
-        warmup_target=stage.learning_rate,
-        warmup_steps=steps // 2,
-        alpha=0.02,
-    )
-    # VGG16's kernels are small, and were learned long ago.
-    slow = [variable.path for variable in model.get_layer("encoder").trainable_variables]
-    optimizer = TwoRates(
-        rate, share=stage.encoder_share, slow=slow, weight_decay=0.01, global_clipnorm=1.0
-    )
-    loss = tl_unet.DiceLoss() + keras.losses.BinaryCrossentropy()
-    model.compile(optimizer, loss, metrics=metrics())
-
-
 def load_data(arguments, stage, augmented=True):
     """The paper's split; what the trainer sees is flipped, turned, scaled and recoloured anew in each epoch."""
     augment = None
@@ -127,7 +55,7 @@ def load_data(arguments, stage, augmented=True):
             brightness=0.1,
             contrast=0.2,
             saturation=0.3,
-            seed=arguments.seed,
+            seed=arguments.seed + stage.seed,
         )
     return tl_unet.data.oxford_pets(
         arguments.data,
@@ -135,7 +63,7 @@ def load_data(arguments, stage, augmented=True):
         batch_size=stage.batch_size,
         augment=augment,
         limit=arguments.limit,
-        seed=arguments.seed,
+        seed=arguments.seed + stage.seed,
     )
 
 
@@ -207,6 +135,30 @@ def fit_stage(model, stage, arguments):
     return history
 
 
+def choose(model, candidates, data):
+    """Gives the model those weights whose validation IoU is the best, each judged with the statistics of all training pictures.
+
+    Args:
+        model: what is given the weights, compiled with `metrics()`.
+        candidates: lists of weights, as of `model.get_weights()`, by name.
+        data: the parts of the data set, without augmentation.
+
+    Returns:
+        The validation IoU of each.
+    """
+    found, scores = {}, {}
+    for name, weights in candidates.items():
+        model.set_weights(weights)
+        tl_unet.update_batch_norm(model, data["train"].dataset)
+        found[name] = model.get_weights()
+        scores[name] = model.evaluate(data["validation"].dataset, verbose=0, return_dict=True)[
+            "iou"
+        ]
+        print(f"Weights, {name}: validation IoU {scores[name]:.4f}", flush=True)
+    model.set_weights(found[max(scores, key=scores.get)])
+    return scores
+
+
 def evaluate(model, dataset, part):
     """Scores of a model as it is, and averaged over views of each picture."""
     scores = {}
@@ -220,6 +172,16 @@ def evaluate(model, dataset, part):
         found = " ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
         print(f"{part}, {name}: {found}", flush=True)
     return scores
+
+
+def last_size(output, parser):
+    """The side of the pictures that the model in a folder was trained on in the end."""
+    path = output / "results.json"
+    if not path.exists():
+        parser.error(
+            f"there is no {path}, which tells the size of the model's pictures: give --size"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))["stages"][-1]["size"]
 
 
 def label_map(text):
@@ -250,14 +212,15 @@ def parse_arguments():
         "--recipe",
         choices=RECIPES,
         default="mobilenetv2",
-        help="mobilenetv2 (default); vgg16, a larger model, in bfloat16; fast: MobileNetV2, on smaller pictures",
+        help="mobilenetv2 (default); averaged: the mean of three ends of its training; vgg16, a larger model, in bfloat16; "
+        "fast: MobileNetV2, on smaller pictures",
     )
     add(
         "--fast",
         dest="recipe",
         action="store_const",
         const="fast",
-        help="the same as --recipe fast",
+        help="the same as --recipe fast: about ten minutes on two processor cores",
     )
     add(
         "--dtype-policy",
@@ -281,14 +244,13 @@ def parse_arguments():
     add(
         "--size",
         type=int,
-        default=256,
-        help="side of the pictures that --evaluate judges (default: 256)",
+        help="side of the pictures that --evaluate judges (default: that of the model's last stage)",
     )
     add(
         "--labels",
         type=label_map,
         metavar="VALUE:CLASS,...",
-        help="what the values in MASKS mean; for trimaps 1:1,2:0,3:1",
+        help="what the values in MASKS mean; for trimaps 1:1,2:0,3:1, or without their border 1:1,2:0,3:255",
     )
     return parser, parser.parse_args()
 
@@ -301,6 +263,7 @@ def begun(folder):
 def check_options(parser, arguments):
     """Keeps the options with the run, and refuses others: stages of different recipes would make no run of either."""
     options = {name: getattr(arguments, name) for name in OPTIONS}
+    options["stages"] = [dataclasses.asdict(stage) for stage in RECIPES[arguments.recipe].stages]
     path = arguments.output / "options.json"
     if path.exists() and begun(arguments.output):
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -312,6 +275,10 @@ def check_options(parser, arguments):
             )
             parser.error(
                 f"{arguments.output} holds a run with other options: {differences}. Go on with those, or give another --output"
+            )
+        if options["stages"] != stored.get("stages"):
+            parser.error(
+                f"{arguments.output} holds a run by another version of the recipe: give another --output"
             )
     write_json(path, options)
 
@@ -325,8 +292,9 @@ def main():
             parser.error(
                 f"there is no model {path}: train one first, or give its directory as --output"
             )
+        size = arguments.size or last_size(arguments.output, parser)
         folder = tl_unet.data.image_mask_dataset(
-            *arguments.evaluate, size=arguments.size, labels=arguments.labels
+            *arguments.evaluate, size=size, labels=arguments.labels
         )
         evaluate(keras.saving.load_model(path, compile=False), folder.dataset, "Folder")
         return
@@ -341,9 +309,16 @@ def main():
     policy = arguments.dtype_policy or recipe.dtype_policy
     keras.config.set_dtype_policy(policy)
     model = build_model(recipe, arguments.weights)
-    histories = {stage.name: fit_stage(model, stage, arguments) for stage in stages}
+    histories, best = {}, {}
+    for stage in stages:
+        histories[stage.name] = fit_stage(model, stage, arguments)
+        best[stage.name] = model.get_weights()
+    candidates = {"last stage": best[stages[-1].name]}
+    if recipe.averaged:
+        kept = zip(*(best[name] for name in recipe.averaged), strict=True)
+        candidates["mean"] = [np.mean(values, axis=0) for values in kept]
     data = load_data(arguments, stages[-1], augmented=False)
-    tl_unet.update_batch_norm(model, data["train"].dataset)
+    weights = choose(model, candidates, data)
     with replacing(path) as beside:
         model.save(beside)
     results = {
@@ -357,6 +332,7 @@ def main():
         "limit": arguments.limit,
         "seconds": sum(sum(history["seconds"]) for history in histories.values()),
         "validation_iou": {name: history["val_iou"] for name, history in histories.items()},
+        "weights": weights,
         # The way to average is chosen by the validation pictures, as the epoch is.
         "validation": evaluate(model, data["validation"].dataset, "Validation"),
         "test": evaluate(model, data["test"].dataset, "Test"),

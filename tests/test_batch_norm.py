@@ -34,6 +34,16 @@ def test_statistics_are_the_means_over_the_batches(batches, size, channels, seed
     np.testing.assert_allclose(variance, data.var(1).mean(0), rtol=1e-4, atol=1e-4)
 
 
+def test_statistics_that_are_no_numbers_are_replaced():
+    layer = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((4, 4, 2)), layer])
+    layer.moving_mean.assign([np.nan, np.inf])
+    layer.moving_variance.assign([np.inf, 1.0])
+    tl_unet.update_batch_norm(model, np.full((3, 4, 4, 2), 5.0, "float32"))
+    np.testing.assert_allclose(layer.moving_mean, [5, 5])
+    np.testing.assert_allclose(layer.moving_variance, [0, 0], atol=1e-6)
+
+
 def test_a_model_that_knows_one_batch_predicts_it_as_in_training(image):
     model = shallow_unet(normalization="batch")
     for layer in model.get_layer("encoder").layers:

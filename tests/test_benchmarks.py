@@ -104,8 +104,7 @@ def test_what_misses_its_goal_is_named_unrounded():
 
 def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     found = document(**{"tl_unet": [0.4, 0.4], "tl_unet, folded": [0.2, 0.2], "smp": [0.5, 0.5]})
-    for name in ("compare", "exported"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    (tmp_path / "compare.json").write_text(json.dumps(found))
     assert report.best_ratios(found) == {("latency", "vgg16"): (0.4, 0.4, 0.4)}
     panels = figures.compare_figure(found).axes
     assert [len(panel.containers) for panel in panels] == [1, 0, 0, 0]
@@ -117,7 +116,7 @@ def test_figures_show_every_cell_and_encoder(tmp_path, capsys):
     assert [bar.get_height() for bar in slim.patches] == [1, 1, 0.5, 0.5, 1, 1]
     assert default.get_title() == "default decoder"
     figures.main([str(tmp_path)])
-    for name in ("compare", "exported", "feature-cache"):
+    for name in ("compare", "feature-cache"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "compare.json").unlink()
     with pytest.raises(SystemExit):
@@ -223,9 +222,9 @@ def test_our_side_has_the_architecture_of_the_peer(encoder):
     parameters = {"densenet121": 13_693_137, "mobilenetv2": 6_664_913}
     model = side_keras._tl_unet(encoder, 64)
     assert model.count_params() == parameters[encoder]
-    plain = side_keras._enlarged_first(model)
+    plain = side_keras._in_keras_layers(model)
     assert plain.count_params() == parameters[encoder]
-    kinds = {type(layer) for layer in plain.layers}
+    kinds = {type(layer) for layer in (*plain.layers, *plain.get_layer("encoder").layers)}
     assert keras.layers.UpSampling2D in kinds
     assert not any(kind.__module__.startswith("tl_unet.layers") for kind in kinds)
 
@@ -285,25 +284,26 @@ def test_a_file_is_exported_in_another_process_and_run_in_this_one():
 
 @pytest.mark.slow
 def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("openvino")
-    small = dataclasses.replace(contestants.WORK["openvino"], size=64)
-    monkeypatch.setattr(profile_exported, "WORK", {"openvino": small})
+    for runtime in profile_exported.RUNTIMES:
+        pytest.importorskip(runtime)
+        small = dataclasses.replace(contestants.WORK[runtime], size=64)
+        monkeypatch.setitem(profile_exported.WORK, runtime, small)
     path = tmp_path / "x.json"
-    run = ["--work", "openvino", "--encoders", "mobilenetv2", "--calls", "2", "--threads", "1"]
-    profile_exported.main([*run, "--libraries", "tl_unet", "--json", str(path)])
-    (row,) = json.loads(path.read_text())["rows"]
-    assert row["library"] == "tl_unet"
-    convolutions = sum(v for name, v in row["milliseconds"].items() if "Convolution" in name)
-    assert convolutions > 0.5 * sum(row["milliseconds"].values())
+    run = ["--encoders", "mobilenetv2", "--calls", "2", "--threads", "1", "--json", str(path)]
+    works = profile_exported.RUNTIMES
+    profile_exported.main([*run, "--libraries", "tl_unet", "--work", *works])
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["library"], row["work"]) for row in rows] == [("tl_unet", work) for work in works]
+    for row in rows:
+        convolutions = sum(v for name, v in row["milliseconds"].items() if "Conv" in name)
+        assert convolutions > 0.5 * sum(row["milliseconds"].values())
     assert path.with_suffix(".md").read_text().strip() in capsys.readouterr().out
 
 
 def of_all_encoders(works, ours, theirs=None):
-    """The ratios in docs/results/speed/compare.json and exported.json from least to greatest, as the pages give them; to the fastest peer unless `theirs` is given."""
-    files = (SPEED / "compare.json", SPEED / "exported.json")
-    cells = {k: v for file in files for k, v in json.loads(file.read_text())["cells"].items()}
+    """The ratios in docs/results/speed/compare.json from least to greatest, as the pages give them; to the fastest peer unless `theirs` is given."""
     found = []
-    for cell in cells.values():
+    for cell in json.loads((SPEED / "compare.json").read_text())["cells"].values():
         if cell["work"] in works:
             seconds = {name: entry.get("seconds") for name, entry in cell["contestants"].items()}
             other = seconds[theirs] if theirs else report.fastest(cell["contestants"], False)[1]
@@ -319,9 +319,10 @@ def test_the_pages_give_the_ratios_that_were_measured():
     assert f"{of_all_encoders(['frozen'], 'tl_unet, cached')} with the features" in readme
     assert f"a prediction {of_all_encoders(['latency'], 'tl_unet, folded')} with its" in readme
     guide = (SPEED.parents[1] / "guides" / "speed.md").read_text()
+    step = of_all_encoders(["step"], "tl_unet", "tl_unet, Keras' layers")
+    assert f"both layers a training step takes {step} of" in guide
     plain = "tl_unet, enlarged first"
-    assert f"training step takes {of_all_encoders(['step'], 'tl_unet', plain)} of" in guide
-    assert f"prediction in Keras {of_all_encoders(['latency'], 'tl_unet', plain)}, in" in guide
+    assert f"prediction in Keras takes {of_all_encoders(['latency'], 'tl_unet', plain)} of" in guide
     exported = of_all_encoders(["onnxruntime", "openvino"], "tl_unet", plain)
     assert f"ONNX Runtime or OpenVINO {exported}, measured" in guide
     folded = of_all_encoders(["onnxruntime"], "tl_unet, folded", "tl_unet")

@@ -185,15 +185,22 @@ def test_a_training_that_fails_ends_with_status_1(error, pairs, tmp_path, monkey
 
 
 def test_ctrl_c_says_how_to_go_on(tiny, pairs, tmp_path, monkeypatch):  # noqa: F811
+    begun = False
+
     def stop(options, output, report):
-        run_folder = RunFolder(output)
-        run_folder.path.mkdir()
-        run_folder.write_history([{"epoch": 1, **ROW}])
+        if begun:
+            run_folder = RunFolder(output)
+            run_folder.path.mkdir()
+            run_folder.settings.write_text("{}")
+            run_folder.write_history([{"epoch": 1, **ROW}])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)
     output = tmp_path / "run"
     arguments = ["--images", pairs[0], "--masks", pairs[1], "--epochs", 9, "--output", output]
+    result = run("train", *arguments, status=130)
+    assert "nothing to go on with" in result.stderr
+    begun = True
     result = run("train", *arguments, status=130)
     assert "1 of 9 epochs" in result.stderr
     assert f"tl-unet train --resume --output {output}" in result.stderr
@@ -203,7 +210,8 @@ def test_resume_refuses_other_options_than_the_trainings_own(tiny, pairs, tmp_pa
     chosen = training.TrainingOptions(*pairs, epochs=9)
     output = tmp_path / "run"
     output.mkdir()
-    RunFolder(output).settings.write_text(json.dumps({"options": chosen.to_json()}))
+    settings = {"options": chosen.to_json(), "versions": {}, "names": {}}
+    RunFolder(output).settings.write_text(json.dumps(settings))
     seen = []
 
     def resume(output, report):
@@ -228,7 +236,9 @@ def test_resume_takes_options_that_are_the_trainings_own(pairs, tmp_path, monkey
     )
     assert chosen.freeze_epochs == 0
     output = tmp_path / "run"
-    write_json(RunFolder(output).settings, {"options": chosen.to_json()})
+    write_json(
+        RunFolder(output).settings, {"options": chosen.to_json(), "versions": {}, "names": {}}
+    )
     seen = []
 
     def resume(output, report):

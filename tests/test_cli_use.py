@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,7 +38,7 @@ def trained(tmp_path):
     options = {"size": [32, 32], "labels": "1:1,2:0", "mask_suffix": ""}
     options |= {"images": str(pairs[0]), "masks": str(pairs[1]), "val_images": None}
     names = {"train": [], "validation": ["größe_0", "größe_1"]}
-    write_json(run_folder.settings, {"options": options, "names": names})
+    write_json(run_folder.settings, {"options": options, "versions": {}, "names": names})
     return run_folder.path, *pairs
 
 
@@ -136,12 +137,12 @@ def test_evaluate_lists_what_is_wrong_and_ends_with_1(trained):
     (masks / "größe_2.png").unlink()
     Image.new("L", (9, 9), 1).save(masks / "größe_3.png")
     result = run("evaluate", folder, "--images", images, "--masks", masks, status=1)
-    assert "größe_2: the mask has no image" in result.stderr or "größe_2" in result.stderr
+    assert re.search(r"has no mask.*größe_2|größe_2.*has no mask", result.stderr, re.DOTALL)
     assert "they must be equal" in result.stderr
     result = run(
         *("evaluate", folder / "model.keras", "--images", images, "--masks", masks), status=1
     )
-    assert "unexpected mask value" in result.stderr or "größe_2" in result.stderr
+    assert "unexpected mask value" in result.stderr
 
 
 def test_evaluate_with_wrong_usage_ends_with_2(trained, tmp_path):

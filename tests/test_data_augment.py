@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_unet.data import augmentation
+from tl_unet.data import augment, augmentation
 
 OFF = {
     "flip": False,
@@ -237,6 +237,69 @@ def test_colours_stay_in_range_in_a_graph_of_unknown_sides():
     assert moved.numpy().max() <= 255
     empty, _ = augment(images[:0], tf.constant(masks[:0]))
     assert empty.shape == (0, 8, 9, 3)
+
+
+@pytest.mark.parametrize("shape", [(40, 72, 3), (72, 40, 1), (1, 5, 4)])
+def test_pixels_move_as_tensorflows_own_transformation_moves_them(shape):
+    drawn = np.random.default_rng(1)
+    images = drawn.uniform(0, 255, (4, *shape)).astype("float32")
+    masks = drawn.integers(0, 256, (4, *shape[:2], 1)).astype("int32")
+    draws = {name: tf.constant(drawn.uniform(-1, 1, 4), tf.float32) for name in augment._DRAWS}
+    transform = augment._affine(draws, images, "horizontal_and_vertical", 180, 0.6, 0.9)
+    rows = np.concatenate([*transform, np.zeros((2, 4))]).T
+    expected = [
+        tf.raw_ops.ImageProjectiveTransformV3(
+            images=part,
+            transforms=tf.constant(rows, tf.float32),
+            output_shape=shape[:2],
+            fill_value=0.0,
+            fill_mode="REFLECT",
+            interpolation=kind,
+        )
+        for part, kind in ((images, "BILINEAR"), (masks, "NEAREST"))
+    ]
+    moved, mask = augment._resampled(images, masks, transform)
+    np.testing.assert_allclose(moved, expected[0], atol=0.05)
+    # In the middle between two pixels rounding decides.
+    assert (mask == expected[1]).numpy().mean() > 0.99
+
+
+def compiled_parts(augment, height):
+    """The names of what XLA compiles in a graph that augments images of this height."""
+    images = tf.TensorSpec((None, height, 32, 3))
+    masks = tf.TensorSpec((None, height, 32, 1))
+    graph = tf.function(augment).get_concrete_function(images, masks, [0, 1]).graph.as_graph_def()
+    return {
+        part.signature.name for part in graph.library.function if part.attr["_XlaMustCompile"].b
+    }
+
+
+def test_a_graph_of_known_sides_is_compiled_once_for_all_seeds_and_gives_the_same():
+    images, masks = scene()
+    plain = run(images, masks, rotation=30, seed=1)
+    names = compiled_parts(augmentation(rotation=30, seed=1), 32)
+    assert len(names) == 1
+    assert compiled_parts(augmentation(rotation=30, seed=2), 32) == names
+    pairs = tf.data.Dataset.from_tensors((images, masks)).map(augmentation(rotation=30, seed=1))
+    image, mask = next(iter(pairs))
+    np.testing.assert_allclose(image, plain[0], atol=0.05)
+    assert (mask == plain[1]).numpy().mean() > 0.99
+
+
+def test_nothing_is_compiled_where_sides_change_or_tensorflow_cannot(monkeypatch):
+    assert not compiled_parts(augmentation(), None)
+    monkeypatch.setattr("tl_unet.data.augment._compiles", lambda: False)
+    assert not compiled_parts(augmentation(), 32)
+
+
+def test_masks_of_other_sides_are_told():
+    images, masks = scene()
+    augment = augmentation()
+    with pytest.raises(ValueError, match=r"same height and width.*\(4, 16, 32, 1\)"):
+        augment(images, masks[:, ::2])
+    sides = tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((None, None, None, 1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same height and width"):
+        tf.function(augment, input_signature=sides)(images, masks[:, ::2])
 
 
 def test_each_image_of_a_batch_gets_a_change_of_its_own():

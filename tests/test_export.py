@@ -110,6 +110,21 @@ def test_sides_can_be_fixed(tmp_path):
 
 
 @pytest.mark.slow
+def test_litert_takes_one_shape_after_another_also_after_one_that_it_refuses(tmp_path):
+    needs("litert")
+    model = small_unet(upsampling="nearest")
+    predict = tl_unet.load_exported(
+        tl_unet.export_model(model, tmp_path / "model.tflite", "litert")
+    )
+    for images in (pictures(1, 32, 32), pictures(2, 32, 64), pictures(1, 32, 32)):
+        expected = model.predict_on_batch(images)
+        for _ in range(2):
+            np.testing.assert_allclose(predict(images), expected, atol=1e-4)
+        with pytest.raises((ValueError, RuntimeError)):
+            predict(np.zeros((1, 32, 32, 5), "float32"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_the_number_of_images_can_be_fixed(format, tmp_path):
     needs(format)
@@ -233,6 +248,13 @@ def test_a_directory_that_holds_something_else_is_not_replaced(
         tl_unet.export_model(shared(), path, format)
     assert precious.read_text() == "precious"
     assert not quick  # known before the work
+
+
+def test_a_path_without_a_name_is_refused(quick):
+    for path in (".", "..", ""):
+        with pytest.raises(ValueError, match="must end with a name"):
+            tl_unet.export_model(shared(), path)
+    assert not quick
 
 
 def test_a_saved_model_with_other_files_in_it_is_not_replaced(tmp_path, quick):

@@ -230,6 +230,8 @@ def test_what_is_no_image_is_said():
         (["horizontal_flip", "rotation"], 8),
         (["horizontal_flip", "vertical_flip", "rotation"], 8),  # both flips are half a turn
         (["horizontal_flip", "scale"], 6),
+        ("padding", 2),
+        (["horizontal_flip", "scale", "padding"], 12),
     ],
 )
 def test_views_are_counted_once(augment, views, monkeypatch):
@@ -242,7 +244,8 @@ def test_views_are_counted_once(augment, views, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "augment", [True, "vertical_flip", "rotation", ["horizontal_flip", "rotation"]]
+    "augment",
+    [True, "vertical_flip", "rotation", ["horizontal_flip", "rotation"], ["rotation", "padding"]],
 )
 def test_views_are_changed_back(augment):
     image = picture(20, 33)[None].astype("float32")
@@ -254,6 +257,19 @@ def test_scaled_views_are_brought_to_the_size_of_the_image():
     image = np.full((1, 20, 33, 3), 90, "float32")
     found = predict_augmented(POINTWISE, image, "scale")
     np.testing.assert_allclose(found, POINTWISE.predict_on_batch(image), atol=1e-4)
+
+
+def test_padded_views_show_the_mirrored_image_beyond_its_border(monkeypatch):
+    model, seen = pointwise(), []
+    predict = model.predict_on_batch
+    monkeypatch.setattr(model, "predict_on_batch", lambda x: seen.append(x) or predict(x))
+    image = picture(20, 33)[None]
+    found = predict_augmented(model, image, ["scale", "padding"])
+    sides = [view.shape[1:3] for view in seen]
+    assert sides == [(20, 33), (52, 65), (16, 26), (48, 58), (25, 41), (57, 73)]
+    whole = np.concatenate([image[:, :, ::-1], image, image[:, :, ::-1]], axis=2)
+    np.testing.assert_array_equal(seen[1][:, 16:-16], whole[:, :, 33 - 16 : 33 + 33 + 16])
+    assert found.shape[:3] == (1, 20, 33)
 
 
 def test_averaging_over_flips_makes_the_mask_of_a_mirror_image_its_mirror_image():

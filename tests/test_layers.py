@@ -5,8 +5,12 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
+from tiny import shallow_unet, tiny_backbone
 
+import tl_unet
+from tl_unet.freezing import inner_layers
 from tl_unet.layers import (
+    BatchNormalization,
     CropLike,
     PadToMultiple,
     ReverseChannels,
@@ -51,6 +55,7 @@ def test_a_minimum_that_is_no_multiple_is_refused():
 @pytest.mark.parametrize(
     "layer",
     [
+        BatchNormalization(momentum=0.5),
         PadToMultiple(16, 48),
         CropLike(),
         ReverseChannels(),
@@ -171,3 +176,124 @@ def test_sides_known_at_run_time_only_are_interpolated_as_known_ones(height, wid
 def test_an_interpolation_that_needs_more_pixels_is_refused():
     with pytest.raises(ValueError, match="bicubic"):
         UpSampling2D(2, "bicubic")
+
+
+def norms(shape, **options):
+    """Keras' batch normalisation and ours, with the same weights, none of which is what it starts as."""
+    rng, pair = np.random.default_rng(0), []
+    for kind in (keras.layers.BatchNormalization, BatchNormalization):
+        layer = kind(**options)
+        layer.build(shape)
+        pair.append(layer)
+    weights = [rng.uniform(0.5, 2, weight.shape) for weight in pair[0].weights]
+    for layer in pair:
+        layer.set_weights(weights)
+    return pair
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((4, 5, 6, 7), {}),
+        ((1, 1, 1, 3), {}),
+        ((2, 3, 4, 5), {"scale": False, "momentum": 0.5}),
+        ((2, 3, 4, 5), {"center": False, "epsilon": 1e-4}),
+        ((2, 3, 4, 5), {"trainable": False}),
+        ((2, 3, 4, 5), {"dtype": "mixed_bfloat16"}),
+        # What TensorFlow's kernel cannot do:
+        ((2, 3, 4, 5), {"dtype": "float64"}),
+        ((2, 3, 4, 5), {"dtype": "float16"}),
+        ((2, 3, 4, 5), {"renorm": True}),
+        ((2, 3, 4, 5), {"axis": 1}),
+        ((2, 3, 4, 5), {"epsilon": 1e-6}),
+        ((6, 5), {}),
+    ],
+)
+def test_batch_normalization_is_that_of_keras(shape, options, training):
+    if "renorm" in options and not hasattr(keras.layers.BatchNormalization(), "renorm"):
+        pytest.skip("this version of Keras has no renorm")
+    maps = np.random.default_rng(1).normal(3, 2, shape).astype("float32")
+    expected, ours = norms(shape, **options)
+    results = [layer(maps, training=training) for layer in (expected, ours)]
+    assert results[0].dtype == results[1].dtype
+    a, b = (keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in results)
+    np.testing.assert_allclose(a, b, atol=0.05 if "16" in str(options) else 1e-5)
+    for a, b in zip(expected.get_weights(), ours.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_batch_normalization_skips_what_a_mask_hides():
+    maps = np.random.default_rng(1).normal(3, 2, (2, 3, 4, 5)).astype("float32")
+    mask = np.arange(24).reshape(2, 3, 4) % 3 > 0
+    results = [layer(maps, training=True, mask=mask) for layer in norms(maps.shape)]
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, results), atol=1e-5)
+
+
+def fused(model, training):
+    """How many normalisations a model has, and how many of them TensorFlow's kernel computes."""
+    import tensorflow as tf
+
+    graph = tf.function(lambda image: model(image, training=training)).get_concrete_function(
+        tf.TensorSpec((1, 64, 64, 3))
+    )
+    kinds = [operation.type for operation in graph.graph.get_operations()]
+    norms = [
+        layer for layer in inner_layers(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    return len(norms), kinds.count("FusedBatchNormV3")
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="the kernel is TensorFlow's")
+@pytest.mark.parametrize(
+    "encoder", ["mobilenetv2", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
+def test_training_a_unet_fuses_all_batch_normalization_that_is_not_frozen(encoder):
+    options = {"weights": None, "decoder_filters": (8,) * 5, "normalization": "batch"}
+    model = tl_unet.build_unet(encoder, freeze=False, **options)
+    every, found = fused(model, training=True)
+    assert every == found > 50
+    assert fused(model, training=False) == (every, 0)
+    tl_unet.freeze_encoder(model)
+    assert fused(model, training=True) == (every, 10)  # the decoder's
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="the kernel is TensorFlow's")
+def test_a_model_given_as_encoder_keeps_its_layers():
+    backbone = tiny_backbone((64, 64, 3))
+    options = {"weights": None, "freeze": False, "preprocessing": None}
+    model = tl_unet.build_unet(backbone, decoder_filters=(8, 8, 8, 8, 8), **options)
+    assert fused(model, training=True) == (5, 0)
+
+
+def test_training_is_as_with_the_batch_normalization_of_keras(image, monkeypatch):
+    def trained():
+        keras.utils.set_random_seed(0)
+        model = shallow_unet(normalization="batch")
+        for layer in model.get_layer("encoder").layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        model.compile(keras.optimizers.SGD(0.1), tl_unet.DiceLoss(), jit_compile=False)
+        for _ in range(3):
+            model.train_on_batch(image, (image[..., :1] > 128).astype("float32"))
+        return model.get_weights()
+
+    ours = trained()
+    monkeypatch.setattr(BatchNormalization, "_is_fused", lambda *args: False)
+    for a, b in zip(ours, trained(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_files_of_weights_fit_batch_normalization_of_keras_and_ours(tmp_path):
+    models = [
+        keras.Sequential([keras.Input((4, 4, 3)), kind(), kind()])
+        for kind in (keras.layers.BatchNormalization, BatchNormalization)
+    ]
+    for source, target in (models, models[::-1]):
+        values = [np.full(w.shape, i + 1, "float32") for i, w in enumerate(source.weights)]
+        source.set_weights(values)
+        source.save_weights(tmp_path / "a.weights.h5")
+        target.set_weights([0 * value for value in values])
+        target.load_weights(tmp_path / "a.weights.h5")
+        for a, b in zip(values, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -176,6 +176,41 @@ def test_a_tiff_mask_keeps_its_place_on_the_map(compression, tmp_path):
     np.testing.assert_array_equal(mask == 255, half(40, 60)[..., 0] > 0)
 
 
+def test_a_map_whose_name_is_not_ascii_keeps_it(tmp_path):
+    name = "Gauß-Krüger|".encode("cp1252") + b"\0"
+    path = tmp_path / "scene.tif"
+    tifffile.imwrite(path, half(), extratags=[(34737, 2, len(name), name, True)])
+    (found,) = predict(path, tmp_path)
+    assert found.error is None
+    for file in (path, found.mask):
+        assert name in Path(file).read_bytes()
+
+
+@pytest.mark.parametrize("most", [0.5, 2.0, 10_000.0])
+def test_overlays_are_as_bright_in_each_strip_whatever_the_values(most, tmp_path, monkeypatch):
+    monkeypatch.setattr("tl_unet.prediction_files._ROWS", 8)
+    pixels = np.full((24, 16, 5), 0.25, "float32")
+    pixels[-1] = most
+    tifffile.imwrite(
+        tmp_path / "bands.tif", pixels, photometric="minisblack", planarconfig="contig"
+    )
+    predict(tmp_path / "bands.tif", tmp_path, bright(5, level=2e4), overlay=True)
+    painted = np.asarray(Image.open(tmp_path / "masks" / "bands_overlay.png"))
+    dark, light = 0.25 * 255 / max(most, 1), most * 255 / max(most, 1)
+    np.testing.assert_allclose(painted[:-1], dark, atol=1)
+    np.testing.assert_allclose(painted[-1], light, atol=1)
+
+
+def test_a_tiff_whose_values_windows_would_give_otherwise_is_read_as_a_whole(tmp_path):
+    pixels = np.full((8, 8, 4), 100, "uint8")
+    options = {"photometric": "rgb", "extrasamples": ["assocalpha"]}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    whole = np.asarray(read_picture(tmp_path / "a.tif", 4))
+    np.testing.assert_array_equal(
+        np.asarray(read_picture(tmp_path / "a.tif", 4, lazily=True)), whole
+    )
+
+
 def test_a_plain_tiff_is_read_by_windows_and_gives_the_same_pixels(tmp_path):
     random = np.random.default_rng(0)
     for channels in (1, 3):

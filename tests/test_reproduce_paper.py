@@ -221,12 +221,19 @@ def test_a_run_that_stopped_while_it_read_the_pictures_is_resumed(tmp_path, monk
     assert seen[1].size == 48
 
 
-def test_only_a_run_is_deleted(tmp_path, monkeypatch):
+def test_only_a_run_is_deleted_and_nothing_goes_on_from_leftovers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment.Experiment, "run", lambda self: 0)
     overwrite = ["--overwrite", "--output", str(tmp_path)]
     mine = tmp_path / "models" / "mine"
     mine.mkdir(parents=True)
-    assert reproduce_paper.main(overwrite) == 0
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(overwrite)
+    assert "parts of a run without its results.json" in capsys.readouterr().err
+    assert mine.exists()
+    (tmp_path / "results.json").write_text('{"test": {}}')  # as other scripts write it
+    with pytest.raises(SystemExit):
+        reproduce_paper.main(overwrite)
+    assert "something else, not a run of this script" in capsys.readouterr().err
     assert mine.exists()
     stored_run(tmp_path)
     assert reproduce_paper.main(overwrite) == 0
@@ -275,6 +282,7 @@ def test_resume_may_change_the_epochs_of_what_is_not_done(tmp_path, monkeypatch,
     assert options("--resume", "--epochs", "4", stored=stored).epochs == 4
     record = tmp_path / "results.json"
     results = {"status": "running", "command": "c --epochs 6", "configuration": stored}
+    results["models"] = {"unet": {"status": "done"}}
     resume = ["--output", str(tmp_path), "--resume", "--epochs", "4"]
     monkeypatch.setattr(experiment.Experiment, "run", lambda self: self.results)
     record.write_text(json.dumps(results))
@@ -285,6 +293,9 @@ def test_resume_may_change_the_epochs_of_what_is_not_done(tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         reproduce_paper.main(resume)
     assert "is complete" in capsys.readouterr().err
+    skipped = {"vunet": {"status": "skipped"}}  # for want of weights, which may have come
+    record.write_text(json.dumps(results | {"status": "complete", "models": skipped}))
+    assert reproduce_paper.main(resume)["status"] == "running"
 
 
 @pytest.mark.parametrize("asked", ["float16", "bfloat16"])

@@ -30,13 +30,13 @@ def test_a_folder_gives_its_model_with_the_options(saved):
     path, _ = saved
     run = RunFolder(path.parent)
     path.rename(run.model)
-    write_json(run.settings, {"options": {"size": [32, 32]}})
+    write_json(run.settings, {"options": {"size": [32, 32]}, "versions": {}, "names": {}})
     assert open_model(run.path)[1] == {"size": [32, 32]}
 
 
 def test_a_training_without_its_model_says_how_to_finish_it(tmp_path):
     run = RunFolder(tmp_path)
-    write_json(run.settings, {"options": {"epochs": 7}})
+    write_json(run.settings, {"options": {"epochs": 7}, "versions": {}, "names": {}})
     run.write_history([{"epoch": 1, "loss": 0.5}])
     with pytest.raises(FileNotFoundError, match="1 of 7 epochs.*--resume"):
         open_model(tmp_path)
@@ -134,8 +134,19 @@ def test_a_history_that_was_cut_off_holds_the_whole_rows(text, tmp_path):
     assert run.read_history() == []
     run.history.write_text(text)
     rows = run.read_history()
-    assert all(set(row) == {"epoch", "loss"} for row in rows)
-    assert [row["epoch"] for row in rows][:1] == ([1.0] if "1,0.5" in text else [])
+    assert rows == ([{"epoch": 1.0, "loss": 0.5}] if "1,0.5" in text else [])
+
+
+def test_a_folder_without_locks_is_free(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+
+    def acquire(self, timeout):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with run.locked(), run.locked():
+        run.history.write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
 def test_damaged_settings_are_an_error(tmp_path):

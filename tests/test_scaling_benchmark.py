@@ -1,6 +1,8 @@
 """The measurement of how cost grows: its exponents, and what it writes. Nothing is timed here."""
 
+import importlib.metadata
 import json
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ def document():
         amount = task[axis] ** 2 if axis == "side" else task.get(axis, task.get("batch"))
         points[name] = {"seconds": amount / 10, "bytes": 10**6 * amount**2}
     machine = {"quick": False, "repeats": 3, "platform": scaling.platform_name()}
-    machine |= {"date": "2026-01-01", "keras": "3.15", "tensorflow": "2.21"}
+    machine |= {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
+    machine |= {"date": "2026-01-01"}
     return {"machine": machine, "points": points}
 
 
@@ -60,3 +63,25 @@ def test_measured_points_are_not_measured_again_and_settings_do_not_mix(
     monkeypatch.setattr(scaling, "platform_name", lambda: "another processor")
     with pytest.raises(SystemExit):
         scaling.main(run)
+    monkeypatch.undo()
+    document["machine"]["keras"] = "3.0"
+    record.write_text(json.dumps(document))
+    with pytest.raises(SystemExit):
+        scaling.main(run)
+
+
+def test_a_point_that_failed_is_tried_again(document, tmp_path, monkeypatch):
+    failed = "paper float32, batches of 32"
+    document["points"][failed] = {"error": "ended with status -9"}
+    record = tmp_path / "x.json"
+    record.write_text(json.dumps(document))
+    tried = []
+
+    def run(command, **options):
+        tried.append(json.loads(command[-1]))
+        return types.SimpleNamespace(returncode=0, stdout='{"seconds": 1.5, "bytes": 10}\n')
+
+    monkeypatch.setattr(scaling.subprocess, "run", run)
+    scaling.main(["--json", str(record)])
+    assert [task["batch"] for task in tried] == [32]
+    assert json.loads(record.read_text())["points"][failed]["seconds"] == 1.5

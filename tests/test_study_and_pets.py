@@ -10,9 +10,11 @@ import types
 
 import keras
 import numpy as np
+import pets_model
 import pets_recipes
 import pytest
 import study
+import tensorflow as tf
 import train_pets
 from conftest import shared_path
 from tiny import shallow_unet
@@ -20,13 +22,14 @@ from tiny import shallow_unet
 import tl_unet
 
 
-def finished(folder, model, iou):
+def finished(folder, model, iou, **options):
     scores = {"hard_iou": iou, "dice": 0.5, "accuracy": 0.5, "half": 0.0}
     folder.mkdir(parents=True)
     entry = {"status": "done", "validation": scores, "test": scores, "best_epoch": 2, "epochs": 3}
     entry |= {"seconds_per_epoch": 10.0}
     scores["iou"] = 0.4
-    results = {"status": "complete", "models": {model: entry}}
+    options = {"models": [model], "seed": int(folder.name[-1]), "epochs": 1} | options
+    results = {"status": "complete", "models": {model: entry}, "configuration": options}
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -67,6 +70,16 @@ def test_a_study_runs_what_is_missing_and_resumes_what_was_interrupted(tmp_path,
     ]
 
 
+@pytest.mark.parametrize("other", [{"loss": "dice"}, {"epochs": 3}])
+def test_a_study_refuses_a_complete_run_of_other_options(tmp_path, monkeypatch, other):
+    row = study.Row("first", "munet", "--loss bce")
+    monkeypatch.setitem(study.STUDIES, "small", study.Study("?", "--epochs 1", (0,), (row,)))
+    places = argparse.Namespace(data="pets", weights_dir="weights", output=tmp_path, rows=None)
+    finished(tmp_path / "small" / "first-seed0", "munet", 0.5, **{"loss": "bce"} | other)
+    with pytest.raises(SystemExit, match=next(iter(other))):
+        study.run("small", places)
+
+
 def test_a_study_of_the_papers_models_has_the_papers_figures_and_says_what_was_not_run(tmp_path):
     finished(tmp_path / "claim" / "munet-seed0", "munet", 0.7)
     lines = study.table("claim", tmp_path).splitlines()
@@ -93,7 +106,7 @@ def test_every_row_of_a_study_is_a_valid_run(name):
 
 @pytest.mark.parametrize("name", train_pets.RECIPES)
 def test_the_models_of_the_pets_recipes_reach_a_stride_of_32_with_normalized_maps(name):
-    model = train_pets.build_model(train_pets.RECIPES[name], None)
+    model = pets_model.build_model(train_pets.RECIPES[name], None)
     names = {layer.name for layer in model.layers}
     encoder = model.get_layer("encoder")
     maps = encoder.compute_output_spec(keras.KerasTensor((1, 64, 64, 3)))
@@ -107,7 +120,7 @@ def test_an_encoders_share_of_the_rate_is_that_of_its_steps_also_after_saving(im
         keras.utils.set_random_seed(0)
         model = shallow_unet(normalization="batch")
         stage = pets_recipes.Stage("full", 32, 1, 1e-3, frozen=False, encoder_share=share)
-        train_pets.compile_model(model, stage, steps=10)
+        pets_model.compile_model(model, stage, steps=10)
         tl_unet.unfreeze_encoder(model)  # from the optimizer's configuration
         encoder = model.get_layer("encoder").trainable_variables
         before = [variable.numpy() for variable in model.trainable_variables]
@@ -158,15 +171,60 @@ def test_a_run_of_pets_is_resumed_with_its_own_options_only(tmp_path, monkeypatc
         assert (
             f"--{'recipe' if '--fast' in changed else changed[-2].removeprefix('--')} (" in message
         )
+    recipe = train_pets.RECIPES["mobilenetv2"]
+    other = dataclasses.replace(recipe, stages=recipe.stages[:2])
+    monkeypatch.setitem(train_pets.RECIPES, "mobilenetv2", other)
+    with pytest.raises(SystemExit):
+        run("--limit", "8", "--resume")
+    assert "another version of the recipe" in capsys.readouterr().err
+
+
+def test_the_accuracy_of_pets_leaves_out_what_is_255():
+    masks = np.array([1.0, 0.0, 255.0, 255.0], "float32").reshape(1, 2, 2, 1)
+    found = np.array([0.9, 0.9, 0.9, 0.1], "float32").reshape(1, 2, 2, 1)
+    accuracy = pets_model.Accuracy()
+    accuracy.update_state(masks, found)
+    assert float(accuracy.result()) == 0.5
+
+
+def test_of_several_weights_those_are_chosen_that_find_most_on_the_validation_pictures(image):
+    model = shallow_unet(normalization="batch")
+    masks = (image[..., :1] > 128).astype("float32")
+    part = types.SimpleNamespace(dataset=tf.data.Dataset.from_tensors((image, masks)))
+    model.compile(loss="binary_crossentropy", metrics=pets_model.metrics())
+    candidates = {}
+    for name, bias in (("everything", 9.0), ("nothing", -9.0)):
+        *others, _ = model.get_weights()
+        candidates[name] = [*others, np.array([bias], "float32")]
+    scores = train_pets.choose(model, candidates, {"train": part, "validation": part})
+    assert scores["everything"] > 0 == scores["nothing"]
+    assert model.get_weights()[-1] == 9.0
+
+
+def test_stages_of_one_size_see_other_pictures_by_their_seeds():
+    arguments = argparse.Namespace(data=shared_path("oxford_pets"), limit=8, seed=0)
+
+    def first(seed):
+        stage = pets_recipes.Stage("full", 32, 1, 1e-3, frozen=False, batch_size=8, seed=seed)
+        return next(iter(train_pets.load_data(arguments, stage)["train"].dataset))[0].numpy()
+
+    keras.utils.set_random_seed(0)
+    one, other = first(0), first(1)
+    keras.utils.set_random_seed(0)
+    np.testing.assert_array_equal(first(0), one)
+    assert np.abs(one - other).mean() > 5
 
 
 def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, monkeypatch, capsys):
     pets = shared_path("oxford_pets")
     stages = (
         pets_recipes.Stage("decoder", 32, 1, 1e-3, frozen=True, batch_size=4),
-        pets_recipes.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4),
+        pets_recipes.Stage("first", 64, 1, 1e-4, frozen=False, batch_size=4),
+        pets_recipes.Stage("full", 64, 2, 1e-4, frozen=False, batch_size=4, seed=1),
     )
-    fast = dataclasses.replace(train_pets.RECIPES["fast"], stages=stages)
+    fast = dataclasses.replace(
+        train_pets.RECIPES["fast"], stages=stages, averaged=("first", "full")
+    )
     monkeypatch.setitem(train_pets.RECIPES, "fast", fast)
 
     def build_model(recipe, weights):
@@ -186,6 +244,7 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["test"]) == set(results["validation"]) == set(train_pets.VIEWS)
     assert (results["recipe"], results["dtype_policy"]) == ("fast", "float32")
+    assert set(results["weights"]) == {"last stage", "mean"}
     assert "--fast --limit 8" in results["command"]
     assert results["environment"]["processor"]
 
@@ -214,6 +273,19 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
         (tmp_path / kind / file.name).write_bytes(file.read_bytes())
     folders = [str(tmp_path / "images"), str(tmp_path / "masks"), "--labels", "1:1,2:0,3:1"]
     evaluate = ["train_pets.py", "--output", str(tmp_path / "run"), "--evaluate", *folders]
-    monkeypatch.setattr("sys.argv", [*evaluate, "--size", "64"])
+    printed = []
+    for size in ([], ["--size", "64"], ["--size", "32"]):  # by default that of the last stage
+        monkeypatch.setattr("sys.argv", [*evaluate, *size])
+        train_pets.main()
+        printed.append(capsys.readouterr().out)
+    assert "mirrored and scaled: iou" in printed[0]
+    assert printed[0] == printed[1] != printed[2]
+    monkeypatch.setattr("sys.argv", [*evaluate[:-1], "1:1,2:0,3:255"])  # without the border
     train_pets.main()
-    assert "mirrored and scaled: iou" in capsys.readouterr().out
+    assert "accuracy" in (without := capsys.readouterr().out)
+    assert without != printed[0]
+    (tmp_path / "run" / "results.json").unlink()
+    monkeypatch.setattr("sys.argv", evaluate)
+    with pytest.raises(SystemExit):
+        train_pets.main()
+    assert "give --size" in capsys.readouterr().err

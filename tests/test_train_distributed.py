@@ -215,15 +215,29 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path, monkeypatch):
     monkeypatch.setattr(train_distributed, "gather", lambda value: np.array([value]))
     arguments, run = stub(tmp_path)
     assert train_distributed.earlier_epochs(arguments, run, Processes()) == []
+    arguments, run = stub(tmp_path, "--seed", "3")  # another try before the first epoch
+    assert train_distributed.earlier_epochs(arguments, run, Processes()) == []
+    arguments, run = stub(tmp_path)
+    assert train_distributed.earlier_epochs(arguments, run, Processes()) == []
+    run.write_history([{"epoch": 1, "val_iou": 0.5}])
     with pytest.raises(ValueError, match="holds a run: go on with --resume"):
         train_distributed.earlier_epochs(arguments, run, Processes())
-    run.write_history([{"epoch": 1, "val_iou": 0.5}])
     arguments, run = stub(tmp_path, "--resume")
     rows = train_distributed.earlier_epochs(arguments, run, Processes())
     assert rows == [{"epoch": 1, "val_iou": 0.5}]
     arguments, run = stub(tmp_path, "--resume", "--seed", "3", "--batch-size", "8")
     with pytest.raises(ValueError, match="other options: batch_size 16, not 8, seed 0, not 3"):
         train_distributed.earlier_epochs(arguments, run, Processes())
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "run.json"])
+def test_a_folder_of_somebody_else_is_left_alone(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_distributed, "gather", lambda value: np.array([value]))
+    (tmp_path / name).write_text('{"options": {}}')
+    arguments, run = stub(tmp_path, "--resume")
+    with pytest.raises(ValueError, match="is not empty and holds no run of this script"):
+        train_distributed.earlier_epochs(arguments, run, Processes())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

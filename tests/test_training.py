@@ -341,14 +341,18 @@ def test_all_that_is_wrong_with_the_images_is_listed(tiny, pairs, tmp_path):
         ({"encoder": "unet"}, "no ImageNet weights"),
         ({"val_images": "there"}, "go together"),
         ({"val_share": 1.0}, "between 0 and 1"),
-        ({"decoder_filters": (8,)}, "must be 5 ints"),
+        ({"decoder_filters": (8,)}, "must be 5 positive ints"),
         ({"channels": 2}, "`channels` must be one of"),
         ({"mixed_precision": True}, "`mixed_precision` must be one of"),
         ({"upsampling": "magic"}, "`upsampling` must be one of"),
         ({"decoder": "unett"}, "Did you mean 'unet'"),
         ({"decoder": "fpn", "upsampling": "transpose"}, "`upsampling` must be one of"),
-        ({"decoder": "fpn", "decoder_filters": (8, 8, 8, 8, 8)}, "must be 2 ints"),
-        ({"seed": -1}, "negative"),
+        ({"decoder": "fpn", "decoder_filters": (8, 8, 8, 8, 8)}, "must be 2 positive ints"),
+        ({"decoder_filters": (8, 8, 8, 8, 0)}, "must be 5 positive ints"),
+        ({"seed": -1}, "`seed` must be from 0 to 4294967295"),
+        ({"seed": 2**32}, "`seed` must be from 0 to 4294967295"),
+        ({"dropout": 1}, "`dropout` must be at least 0 and below 1"),
+        ({"labels": {1: 3}, "classes": 2}, "class"),
     ],
 )
 def test_options_that_cannot_be_are_an_error(wrong, message):
@@ -378,6 +382,14 @@ def test_options_come_back_from_json():
     assert again == dataclasses.replace(chosen, size=again.size)
     assert again.labels == chosen.labels
     assert chosen.freeze_epochs == 3
+
+
+def test_numpys_numbers_are_taken_as_pythons():
+    numbers = {"size": np.int64(64), "seed": np.int32(3), "learning_rate": np.float32(0.5)}
+    chosen = TrainingOptions("a", "b", **numbers, decoder_filters=np.array([8, 8, 8, 8, 4]))
+    stored = json.loads(json.dumps(chosen.to_json()))
+    assert TrainingOptions.from_json(stored).decoder_filters == (8, 8, 8, 8, 4)
+    assert (stored["size"], stored["seed"], stored["learning_rate"]) == ([64, 64], 3, 0.5)
 
 
 @pytest.mark.parametrize(("stored", "meant"), [(True, "float16"), (False, None)])

@@ -3,6 +3,7 @@
 # ruff: noqa: F811  (fixtures from other rooms)
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from test_training import eagerly, options, pairs, tiny, write_pairs  # noqa: F401  (fixtures)
 
 from tl_unet.runs import RunFolder, write_json
-from tl_unet.training import _check_empty, resume, train
+from tl_unet.training import resume, train
 from tl_unet.training.images import _digest, split
 
 
@@ -58,14 +59,31 @@ def test_folders_that_a_training_would_make_are_somebody_elses_without_run_json(
     assert precious.read_text() == "precious"
 
 
-def test_what_was_stopped_in_its_first_epoch_is_begun_anew(pairs, tmp_path):
+def test_what_was_stopped_in_its_first_epoch_is_begun_anew(tiny, pairs, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run")
     for folder in (run.cache, run.logs, run.checkpoints, run.predictions):
         folder.mkdir(parents=True)
         (folder / "old").write_text("")
     write_json(run.settings, {"options": {}, "versions": {}, "started": "today", "names": {}})
-    _check_empty(run)
+    monkeypatch.setattr("tl_unet.training._train", lambda *_: {})
+    train(options(pairs), run.path)
     assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert json.loads(run.settings.read_text())["names"]
+
+
+def test_a_folder_in_which_a_process_trains_is_left_alone(tiny, pairs, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr("tl_unet.training._train", lambda *_: {"epochs": 1})
+    train(options(pairs), run.path)
+    checkpoint = run.checkpoint(1)
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("")
+    with run.locked():
+        for call in (lambda: train(options(pairs), run.path), lambda: resume(run.path)):
+            with pytest.raises(FileExistsError, match="in use: another process trains in it"):
+                call()
+        assert checkpoint.exists()
+    assert resume(run.path) == {"epochs": 1}
 
 
 @pytest.mark.parametrize("text", ['{"run": "of somebody else"}', '["options"]', "no JSON"])
@@ -77,6 +95,8 @@ def test_nothing_is_deleted_beside_a_run_json_of_somebody_else(text, tiny, pairs
     with pytest.raises(FileExistsError, match="was not written by a training of tl-unet"):
         train(options(pairs), tmp_path / "run")
     assert precious.read_text() == "precious"
+    with pytest.raises(ValueError, match="was not written by a training|is damaged"):
+        resume(tmp_path / "run")
     assert (tmp_path / "run" / "run.json").read_text() == text
 
 

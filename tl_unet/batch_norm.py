@@ -73,6 +73,9 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
         for images in itertools.islice(_batches(data, batch_size), batches):
             for norm in norms:  # so that each running value is the mean of what it has seen
                 norm.momentum = seen / (seen + 1)
+                if not seen:  # NaN, which an overflow leaves, would stay
+                    for variable in _statistics(norm):
+                        variable.assign(keras.ops.zeros_like(variable))
             model(images, training=True)
             seen += 1
     except BaseException:

@@ -87,6 +87,10 @@ def export_model(
         )
     require(*_PACKAGES.get(format, ()))
     path = Path(path)
+    if path.name in ("", ".."):
+        raise ValueError(
+            f"`path` must end with a name, such as exported/unet. Received: {str(path)!r}"
+        )
     if SUFFIXES[format] and path.suffix != SUFFIXES[format]:
         path = path.with_name(path.name + SUFFIXES[format])
     _check_free(path, format)

@@ -138,10 +138,15 @@ def _run_litert(path):
 
     interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    laid_out = None
 
     def run(images):
-        interpreter.resize_tensor_input(entry["index"], images.shape)
-        interpreter.allocate_tensors()
+        nonlocal laid_out
+        if images.shape != laid_out:
+            laid_out = None  # for as long as this may fail
+            interpreter.resize_tensor_input(entry["index"], images.shape)
+            interpreter.allocate_tensors()
+            laid_out = images.shape
         interpreter.set_tensor(entry["index"], images)
         interpreter.invoke()
         return interpreter.get_tensor(result["index"])

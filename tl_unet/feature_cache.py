@@ -36,7 +36,7 @@ def cache_features(
     """Computes the features of a frozen encoder once, so that training the decoder costs the decoder only.
 
     Features belong to an image's pixels, not to its place: data sets may shuffle, repeat, skip, and share images. They may
-    not change images at random (augmentation); that is found at the start and raises an error.
+    not change images at random (augmentation); that raises an error once the features are computed.
 
     The decoder sees what the whole model would: the data set's own batches, with features that differ by rounding (relative
     errors of about 1e-6 in float32, from other sizes of batches; 5e-4 with `dtype="float16"`, 4e-3 with `dtype="bfloat16"`). Its

@@ -10,9 +10,10 @@ import numpy as np
 
 from tl_unet.deep_supervision import DeeplySupervised
 from tl_unet.encoders.build import Encoder
-from tl_unet.layers import UpConv2D, summed_kernel
+from tl_unet.layers import BatchNormalization, UpConv2D, summed_kernel
 from tl_unet.splitting import encoder_of
 
+_NORMS = (keras.layers.BatchNormalization, BatchNormalization)
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -183,7 +184,7 @@ def _foldable(model):
     pairs = {}
     for name, calls in nodes.items():
         norm = operations.get(name)
-        if type(norm) is not keras.layers.BatchNormalization or len(calls) != 1:
+        if type(norm) not in _NORMS or len(calls) != 1:
             continue
         (source, *_), *others = _tensors(calls[0])
         layer = operations.get(source)

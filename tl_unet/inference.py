@@ -1,7 +1,7 @@
 """Prediction beyond `model.predict`: images larger than memory, and averages over changed views of an image.
 
 `predict_tiled` cuts an image into overlapping tiles and blends their masks; `predict_augmented` averages a model's masks of
-flipped, turned or resized copies. Both take any `keras.Model` that maps images to masks of the same size, on any backend.
+flipped, turned, resized or padded copies. Both take any `keras.Model` that maps images to masks of the same size, on any backend.
 """
 
 import itertools
@@ -14,8 +14,9 @@ import numpy as np
 
 from tl_unet.tiffs import Unreadable, open_tiff
 
-_AUGMENTATIONS = ("horizontal_flip", "vertical_flip", "rotation", "scale")
+_AUGMENTATIONS = ("horizontal_flip", "vertical_flip", "rotation", "scale", "padding")
 _SCALES = (0.8, 1.25)
+_PADDING = 16  # half the stride of an encoder's last map: its cells lie between those of the image as it is
 
 
 def predict_tiled(
@@ -114,8 +115,10 @@ def predict_augmented(model, images, augment=True, batch_size=8):
         model: `keras.Model` from images `(batch, height, width, channels)` to masks of the same sides.
         images: array `(batch, height, width, channels)`, values as the model wants them.
         augment: `True` for `"horizontal_flip"`, `False` for none, or one or several of `"horizontal_flip"`, `"vertical_flip"`,
-            `"rotation"` (by 90, 180 and 270 degrees) and `"scale"` (to 0.8 and 1.25 of the size); flips and rotations combine, to
-            at most eight views, each in every scale. Use what the model has seen in training. Defaults to `True`.
+            `"rotation"` (by 90, 180 and 270 degrees), `"scale"` (to 0.8 and 1.25 of the size) and `"padding"` (by 16 pixels at each
+            border, which mirror the image, so that the model sees something beyond it and its strides begin elsewhere); flips and
+            rotations combine, to at most eight views, each in every scale, as it is and padded. Use flips, rotations and scales that
+            the model has seen in training. Defaults to `True`.
         batch_size: int, images to predict at once, at most. Defaults to `8`.
 
     Returns:
@@ -171,22 +174,28 @@ def _views(augment) -> list[tuple[Callable, Callable]]:
         flips += [(1, *axes) for axes in list(flips)]
     turns = range(4) if "rotation" in wanted else range(1)
     scales = (1.0, *_SCALES) if "scale" in wanted else (1.0,)
+    paddings = (0, _PADDING) if "padding" in wanted else (0,)
     views, seen = [], set()
-    for axes, turn, scale in itertools.product(flips, turns, scales):
+    for axes, turn, *size in itertools.product(flips, turns, scales, paddings):
         # Both flips are half a turn: what a picture looks like decides whether a view is new.
-        key = (_flip_and_turn(np.arange(4).reshape(1, 2, 2, 1), axes, turn).tobytes(), scale)
+        key = (_flip_and_turn(np.arange(4).reshape(1, 2, 2, 1), axes, turn).tobytes(), *size)
         if key not in seen:
             seen.add(key)
-            views.append(_view(axes, turn, scale))
+            views.append(_view(axes, turn, *size))
     return views
 
 
-def _view(axes, turn, scale):
+def _view(axes, turn, scale, padding):
+    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+
     def change(images):
-        return _resize(_flip_and_turn(images, axes, turn), scale)
+        images = _resize(_flip_and_turn(images, axes, turn), scale)
+        return np.pad(images, around, mode="symmetric") if padding else images
 
     def undo(masks, sides):
         sides = sides[::-1] if turn % 2 else sides
+        if padding:
+            masks = masks[:, padding:-padding, padding:-padding]
         masks = _resize_to(masks, sides)
         return np.flip(np.rot90(masks, -turn, axes=(1, 2)), axes)
 

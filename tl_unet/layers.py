@@ -1,7 +1,9 @@
-"""The few layers that a U-Net of any input size needs and Keras lacks.
+"""The few layers that a U-Net of any input size needs and Keras lacks, or computes more slowly than it could.
 
 `build_unet` places them; you meet them in `model.summary()` and in saved models.
 """
+
+import math
 
 import keras
 import numpy as np
@@ -192,6 +194,73 @@ def _interpolated(x, axis, factor):
 # Along one axis: what of the three taps of a kernel on a doubled map falls on each of the four taps of a transposed convolution with stride 2.
 _TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 _SUMS = np.kron(_TAPS, _TAPS)
+
+
+@keras.saving.register_keras_serializable(package="tl_unet")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalisation, whose training TensorFlow's fused kernel computes where TensorFlow is the backend.
+
+    The same function of the same weights, to rounding, and the same running statistics. Keras composes it from elementary operations,
+    each of which goes through the whole map; the fused kernel does so once or twice, and keeps less for the gradient. In inference, where
+    it is frozen, on other backends, and for what the kernel cannot do (masks, other axes than the last of four, weights that are not
+    float32, an `epsilon` below 1.001e-5, `renorm`, `synchronized`), it is computed as Keras does. The arguments and defaults are those of
+    `keras.layers.BatchNormalization`.
+
+    Call arguments:
+        inputs: tensor of shape `(batch, height, width, channels)`, or any other that Keras' layer takes.
+        training: as in Keras' layer.
+        mask: as in Keras' layer.
+
+    Returns:
+        A tensor of the shape of `inputs` and the layer's compute dtype.
+
+    Example:
+
+    >>> import keras, numpy as np, tl_unet.layers
+    >>> maps = np.random.default_rng(0).normal(5, 2, (4, 8, 8, 3)).astype("float32")
+    >>> x = tl_unet.layers.BatchNormalization()(maps, training=True)
+    >>> round(abs(float(keras.ops.mean(x))), 3), round(float(keras.ops.std(x)), 3)
+    (0.0, 1.0)
+
+    Reference:
+        - [Ioffe and Szegedy, Batch Normalization, 2015](https://arxiv.org/abs/1502.03167)
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        # Not in inference: there is little to gain, and on GPUs the kernel has no deterministic gradient then.
+        if not (training and self.trainable and self._is_fused(inputs, mask)):
+            return super().call(inputs, training=training, mask=mask)
+        # Public, and known to TensorFlow's gradients and compilers; among the operations of Keras there is none.
+        import tensorflow as tf
+
+        gamma = self.gamma if self.scale else ops.ones_like(self.moving_mean)
+        beta = self.beta if self.center else ops.zeros_like(self.moving_mean)
+        x, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            ops.cast(inputs, self.compute_dtype),
+            ops.convert_to_tensor(gamma),
+            ops.convert_to_tensor(beta),
+            epsilon=self.epsilon,
+        )
+        # TensorFlow's variance is over one value less than there are (which may be more than a 32-bit integer holds).
+        count = math.prod(ops.cast(side, variance.dtype) for side in ops.shape(inputs)[:3])
+        variance = variance * (count - 1) / count
+        for running, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            running.assign(running * self.momentum + new * (1 - self.momentum))
+        return x
+
+    def _is_fused(self, inputs, mask):
+        axis = self.axis[0] if isinstance(self.axis, list | tuple) else self.axis
+        return (
+            keras.config.backend() == "tensorflow"
+            and mask is None
+            and len(inputs.shape) == 4
+            and axis in (-1, 3)
+            and self.compute_dtype in ("float32", "float16", "bfloat16")
+            and self.variable_dtype == "float32"
+            and not self.synchronized
+            and not getattr(self, "renorm", False)  # newer versions of Keras have it
+            and self.epsilon >= 1.001e-5  # older versions of TensorFlow take no less
+        )
 
 
 @keras.saving.register_keras_serializable(package="tl_unet")

@@ -317,7 +317,7 @@ class IoU(_OverlapMetric):
 
     What differs from Keras' own: `keras.metrics.MeanIoU` takes class numbers, so a sigmoid output scores as
     all background; `keras.metrics.BinaryIoU` averages the background in unless told otherwise, thresholds
-    logits at 0.5 and gives an empty mask predicted empty 0.
+    logits at 0.5 and, with `target_class_ids=[1]`, gives an empty mask predicted empty 0.
 
     The paper's (Asai et al.) own IoU is soft and averaged over batches:
     `IoU(threshold=None, average="batch", smooth=1.0)`.

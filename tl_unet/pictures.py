@@ -173,6 +173,10 @@ def _by_windows(path, channels):
             return f"it has {found} channels, the model takes {channels}"
         if channels in (1, 3, 4) and page.dtype != np.uint8:
             return f"its pixels are {page.dtype}, not of 8 bits"
+        if channels in (1, 3, 4) and page.bitspersample != 8:
+            return f"its pixels have {page.bitspersample} bits, not 8"
+        if channels in (1, 3, 4) and 1 in page.extrasamples:
+            return "its colours are multiplied by its transparency"
         if page.photometric not in (1, 2):  # black is zero, RGB
             return f"its pixels are of the kind {page.photometric.name}, not grey or RGB"
         if orientation is not None and orientation.value != 1:

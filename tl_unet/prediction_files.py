@@ -221,13 +221,21 @@ def _write_overlay(image, classes, target, number):
     from tl_unet.plotting import class_colours, overlay
 
     painted = np.empty((*classes.shape, 3), "uint8")
-    for top in range(0, len(classes), _ROWS):
-        rows = slice(top, top + _ROWS)
-        painted[rows] = overlay(
-            np.asarray(image[rows]), classes[rows], colours=class_colours(number)
-        )
+    strips = [slice(top, top + _ROWS) for top in range(0, len(classes), _ROWS)]
+    brightness = _brightness(image, strips)
+    for rows in strips:
+        pixels = np.clip(np.asarray(image[rows])[..., :3] * brightness, 0, 255).astype("uint8")
+        painted[rows] = overlay(pixels, classes[rows], colours=class_colours(number))
     with replacing(overlay_path(target)) as path:
         Image.fromarray(painted).save(path)
+
+
+def _brightness(image, strips):
+    """The factor that brings a picture of other values than bytes to 0..255 (those up to 1 from 0..1): one for all strips."""
+    if image.dtype == np.uint8:
+        return np.uint8(1)
+    most = max(float(np.nanmax(np.asarray(image[rows])[..., :3])) for rows in strips)
+    return np.float32(255 / max(most, 1))
 
 
 def _write_probabilities(masks, target, source):
@@ -254,7 +262,19 @@ def _geo(source) -> dict[str, Sequence]:
     try:
         with tifffile.TiffFile(source) as file:
             tags = [file.pages[0].tags.get(code) for code in _GEO_TAGS]
-            found = [(t.code, t.dtype, t.count, t.value, True) for t in tags if t is not None]
+            found = [
+                (tag.code, tag.dtype, tag.count, _stored(file, tag), True)
+                for tag in tags
+                if tag is not None
+            ]
     except tifffile.TiffFileError:
         return {}
     return {"extratags": found}
+
+
+def _stored(file, tag):
+    """The value of a tag. Texts as their bytes: names of maps need not be ASCII, which alone tifffile would write."""
+    if tag.dtype != 2:
+        return tag.value
+    file.filehandle.seek(tag.valueoffset)
+    return file.filehandle.read(tag.count)

@@ -154,9 +154,10 @@ def _named_pictures(sources, output):
 def _check_overwritten(files, overwrite):
     """Raises an error if a file, given with its picture, would replace one that is there."""
     existing = [file for file in files if os.path.lexists(file)]
-    pictures = {source.resolve() for source in files.values()} if existing else set()
+    # By what they are on the disk: some disks take the same name in capitals.
+    pictures = {_identity(source) for source in files.values()} if existing else set()
     for file in existing:
-        if file.resolve() in pictures:
+        if file.exists() and _identity(file) in pictures:
             raise ValueError(
                 f"What is predicted of {files[file]} would overwrite the picture {file}: choose another output folder."
             )
@@ -165,6 +166,11 @@ def _check_overwritten(files, overwrite):
         raise FileExistsError(
             f"{existing[0]}{more} would be overwritten: choose another output folder, or allow it (--overwrite, or overwrite=True)."
         )
+
+
+def _identity(path):
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def check_packages(targets, probabilities, channels) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import keras
 
 
@@ -47,6 +48,33 @@ class RunFolder:
         """The weights and the optimizer's state after an epoch, counted from 1."""
         return self.checkpoints / f"epoch-{epoch}.weights.h5"
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder, which exists, for this process alone; it is free again when the process ends, however it does.
+
+        Where the file system has no locks, it is for whoever comes.
+
+        Raises:
+            FileExistsError: if another process has it.
+        """
+        path = self.path / "tmp-lock"
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise FileExistsError(
+                f"{self.path} is in use: another process trains in it. Wait until it ends, or choose another folder."
+            ) from None
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            lock.release()
+
     def read_settings(self) -> dict:
         """What `run.json` holds.
 
@@ -61,14 +89,26 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.settings} is damaged: {error}.") from error
 
+    def read_training(self) -> dict:
+        """What `run.json` of a training by `tl_unet.training` holds.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is of something else: others use that name, too.
+        """
+        settings = self.read_settings()
+        if not (isinstance(settings, dict) and settings.keys() >= {"options", "versions", "names"}):
+            raise ValueError(f"{self.settings} was not written by a training of tl-unet.")
+        return settings
+
     def read_history(self) -> list[dict[str, float]]:
         """The epochs that are done, a dict each; none if there is no file. A row that was cut off does not count."""
         if not self.history.is_file():
             return []
         with self.history.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        whole = [row for row in rows if len(row) == len(header) and all(row)]
-        return [dict(zip(header, map(float, row), strict=True)) for row in whole]
+            lines = [line for line in file if line.endswith("\n")]  # else it was cut off
+        header, *rows = list(csv.reader(lines)) or [[]]
+        return [dict(zip(header, map(float, row), strict=True)) for row in rows]
 
     def write_history(self, rows: list[dict[str, float]]) -> None:
         """Replaces `history.csv`."""
@@ -128,7 +168,7 @@ def _is_text(text):
 def write_json(path: Path, value) -> None:
     """Writes a JSON file in one step; NaN and infinity are refused, since they are not JSON."""
     text = to_json(value, indent=2) + "\n"
-    with replacing(path) as beside:
+    with replacing(path, durable=True) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
@@ -164,7 +204,8 @@ def open_model(path: str | os.PathLike) -> tuple[keras.Model, dict]:
                 f"{path} is no folder of a training (it holds no run.json) and no .keras file."
             )
         if run.settings.is_file():
-            options = run.read_settings().get("options", {})
+            settings = run.read_settings()
+            options = settings.get("options", {}) if isinstance(settings, dict) else {}
         if not run.model.is_file():
             done, wanted = len(run.read_history()), options.get("epochs")
             raise FileNotFoundError(

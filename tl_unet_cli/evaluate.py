@@ -164,7 +164,7 @@ def _validation(path):
             "--images and --masks are needed for a model without its training."
         )
     with failures():
-        settings = run.read_settings()
+        settings = run.read_training()
     options = settings["options"]
     own = options["val_images"] is not None
     images, masks = ("val_images", "val_masks") if own else ("images", "masks")

@@ -133,7 +133,7 @@ def _pictures(network, model, images, size, count):
         if not paths:
             raise FileNotFoundError(f"There is no picture in {images}.")
     elif model.is_dir() and RunFolder(model).settings.is_file():
-        settings = RunFolder(model).read_settings()
+        settings = RunFolder(model).read_training()
         folder = Path(settings["options"]["val_images"] or settings["options"]["images"])
         names = set(settings["names"]["validation"])
         found = find_pictures(folder) if folder.is_dir() else []

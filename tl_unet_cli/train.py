@@ -212,7 +212,7 @@ def train(
     else:
         with failures(usage=FileNotFoundError):
             options = training.TrainingOptions.from_json(
-                RunFolder(output).read_settings()["options"]
+                RunFolder(output).read_training()["options"]
             )
         _check_same(context, training, given, options)
     with _reporting(options, as_json) as report, failures(usage=FileExistsError):
@@ -222,6 +222,9 @@ def train(
             else:
                 found = training.train(options, output, report=report)
         except KeyboardInterrupt:
+            if not RunFolder(output).settings.is_file():
+                err.print("\nStopped before the training began: there is nothing to go on with.")
+                raise typer.Exit(INTERRUPTED) from None
             done = len(RunFolder(output).read_history())
             err.print(
                 f"\nStopped: {done} of {options.epochs} epochs are done. Go on with", soft_wrap=True

@@ -297,6 +297,8 @@ def main():
         if not arguments.authors:
             parser.error("--studies needs --authors, to draw their curves behind ours")
         begun = [name for name in STUDIES if (arguments.studies / name).exists()]
+        if not begun:
+            parser.error(f"there is no study in {arguments.studies}: give the --output of study.py")
         for name in begun:
             collect(name, arguments.studies, arguments.authors)
             if STUDIES[name].published:

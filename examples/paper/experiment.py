@@ -52,7 +52,7 @@ class Experiment:
         }
         # A resumed run may have been given another number of epochs.
         asked = {"command": command, "configuration": dataclasses.asdict(options)}
-        self.results = (previous or fresh) | asked
+        self.results = (previous or fresh) | asked | {"status": "running"}
 
     def run(self) -> int:
         """Run every model that is not done, and write the report.

@@ -29,12 +29,11 @@ def read_history(path: Path) -> dict[str, list[float]]:
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    if not rows:  # stopped before the first row reached the disk
+        lines = [line for line in file if line.endswith("\n")]  # else it was cut off
+    if not lines:  # stopped before the first row reached the disk
         return {}
-    header, *rows = rows
-    whole = [row for row in rows if len(row) == len(header) and all(row)]
-    return {name: [float(row[i]) for row in whole] for i, name in enumerate(header)}
+    header, *rows = csv.reader(lines)
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(header)}
 
 
 def best_epoch(history: dict[str, list[float]]) -> int | None:

@@ -4,6 +4,7 @@ Geometry moves an image and its mask together, the mask by nearest neighbour; co
 the image. Each image of a batch is changed in its own way.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -31,6 +32,9 @@ def augmentation(
     `num_parallel_calls`). With a third argument it follows from the seed and from that argument alone: so the
     data sets of `tl_unet.data` augment batches beside each other.
 
+    In graphs, such as those of `tf.data`, it is compiled by XLA where TensorFlow can and the sides are known: the first batch of a
+    shape takes about a second more, others less than half the time.
+
     Args:
         flip: `True` or `"horizontal"`, `"vertical"`, `"horizontal_and_vertical"`, or `False`.
             Defaults to `True`.
@@ -55,8 +59,8 @@ def augmentation(
         `(batch, height, width, 1)`; `seed` is an integer tensor `(2,)` or `None`.
 
     Raises:
-        ValueError: If an argument is out of range; when called, if images or masks are no batches, or if
-            hue or saturation meet images that have not three channels.
+        ValueError: If an argument is out of range; when called, if images or masks are no batches or differ in
+            their sides, or if hue or saturation meet images that have not three channels.
 
     Example:
 
@@ -93,34 +97,79 @@ def augmentation(
         generator = tf.random.Generator.from_seed(seed)
         own_seed = tf.constant(seed, tf.int64)
 
+    change = _change(modes[flip] or "", rotation, scale, translation, brightness, contrast, saturation, hue)  # fmt: skip
+
     def augment(images, masks, seed=None):
-        _check_shapes(images, masks, saturation or hue)
+        images, masks = tf.convert_to_tensor(images), tf.convert_to_tensor(masks)
+        # In a graph the gathers of `_resampled` wait for the check: they would fail first, with a message about indices.
+        with tf.control_dependencies([_check_shapes(images, masks, saturation or hue)]):
+            images, masks = tf.cast(images, tf.float32), tf.identity(masks)
         if seed is None:
             seed = generator.uniform_full_int([2], tf.int32)
-        draws = _draws(
-            tf.random.experimental.stateless_fold_in(seed, own_seed), tf.shape(images)[0]
-        )
-        images = tf.cast(images, tf.float32)
-        if modes[flip] or rotation or scale or translation:
-            transform = _affine(draws, images, modes[flip] or "", rotation, scale, translation)
-            images = _resampled(images, transform, "BILINEAR")
-            # Exact: numbers of classes are whole and small.
-            moved = _resampled(tf.cast(masks, tf.float32), transform, "NEAREST")
-            masks = tf.cast(moved, masks.dtype)
-        if brightness or contrast or saturation or hue:
-            images = _recoloured(draws, images, brightness, contrast, saturation, hue)
-        return images, masks
+        seed = tf.random.experimental.stateless_fold_in(seed, own_seed)
+        # Drawn outside of what is compiled: compilers have random numbers of their own.
+        shape = [len(_DRAWS), tf.shape(images)[0]]
+        changed = change(images, masks, tf.random.stateless_uniform(shape, seed, -1, 1))
+        # A graph forgets the sides.
+        return tuple(map(tf.ensure_shape, changed, (images.shape, masks.shape)))
 
     return augment
 
 
+@functools.lru_cache
+def _change(flip, rotation, scale, translation, brightness, contrast, saturation, hue):
+    """A function of images, masks and random numbers. The same options give the same one, so that it is compiled once in a process."""
+
+    def plain(images, masks, numbers):
+        draws = dict(zip(_DRAWS, tf.unstack(numbers), strict=True))
+        if flip or rotation or scale or translation:
+            transform = _affine(draws, images, flip, rotation, scale, translation)
+            images, masks = _resampled(images, masks, transform)
+        if brightness or contrast or saturation or hue:
+            images = _recoloured(draws, images, brightness, contrast, saturation, hue)
+        return images, masks
+
+    # One loop over the pixels in place of dozens.
+    compiled = tf.function(plain, jit_compile=True, reduce_retracing=True)
+
+    def change(images, masks, numbers):
+        # Compiling takes a second for each shape: it does not pay where sides change, nor for a look at a batch.
+        if tf.executing_eagerly() or None in images.shape[1:] or not _compiles():
+            return plain(images, masks, numbers)
+        with tf.device("CPU:0"):
+            return compiled(images, masks, numbers)
+
+    return change
+
+
+@functools.cache
+def _compiles():
+    """Whether XLA compiles for the processor here: not all builds of TensorFlow can."""
+    try:
+        with tf.init_scope(), tf.device("CPU:0"):
+            tf.function(tf.negative, jit_compile=True)(tf.constant(0.0))
+    except tf.errors.OpError:
+        return False
+    return True
+
+
 def _check_shapes(images, masks, rgb):
-    """Raises a ValueError for shapes that cannot be augmented; `rgb` tells whether three channels are needed."""
+    """Raises a ValueError for shapes that cannot be augmented; `rgb` tells whether three channels are needed.
+
+    Returns:
+        In a graph the operation that checks the sides which are known only when it runs.
+    """
     for name, tensor in (("images", images), ("masks", masks)):
-        if len(tensor.shape) != 4:
+        if tensor.shape.rank != 4:
             raise ValueError(
-                f"`{name}` must be a batch of shape (batch, height, width, channels). Received: shape {tuple(tensor.shape)}"
+                f"`{name}` must be a batch of shape (batch, height, width, channels). Received: shape {tensor.shape}"
             )
+    message = "Images and masks must have the same height and width, and be as many."
+    if not images.shape[:3].is_compatible_with(masks.shape[:3]):
+        raise ValueError(f"{message} Received: shapes {images.shape} and {masks.shape}")
+    sides_agree = tf.debugging.assert_equal(
+        tf.shape(images)[:3], tf.shape(masks)[:3], message=message
+    )
     channels = images.shape[-1]
     if rgb and channels is None:
         raise ValueError(
@@ -131,23 +180,18 @@ def _check_shapes(images, masks, rgb):
         raise ValueError(
             f"Saturation and hue need RGB, but the images have {channels} channels. Use `augmentation(saturation=0, hue=0, ...)`."
         )
+    return sides_agree
 
 
 # What is drawn for each image, in -1..1.
 _DRAWS = ("angle", "size", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast", "saturation", "hue")  # fmt: skip
 
 
-def _draws(seed, count):
-    """Random numbers of a batch: for each name of `_DRAWS` a float tensor `(count,)` in -1..1."""
-    numbers = tf.random.stateless_uniform([len(_DRAWS), count], seed, -1, 1)
-    return dict(zip(_DRAWS, tf.unstack(numbers), strict=True))
-
-
 def _affine(draws, images, flip, rotation, scale, translation):
     """A flip, a turn, a change of size and a shift of each image, as one affine map: an image is interpolated once.
 
     Args:
-        draws: as from `_draws`.
+        draws: for each name of `_DRAWS` a float tensor `(batch,)` in -1..1.
         images: the batch, channels last.
         flip: the directions in which images are flipped at random.
         rotation: as in `augmentation`.
@@ -155,8 +199,7 @@ def _affine(draws, images, flip, rotation, scale, translation):
         translation: likewise.
 
     Returns:
-        Float tensor `(batch, 8)`: from the pixels of the result to those of the image, as
-        `tf.raw_ops.ImageProjectiveTransformV3` takes them.
+        Float tensor `(2, 3, batch)`: from the columns and rows of the result (and 1) to those of the image.
     """
     count, *sides = tf.unstack(tf.shape(images)[:3])
     height, width = (tf.cast(side, tf.float32) for side in sides)
@@ -176,22 +219,43 @@ def _affine(draws, images, flip, rotation, scale, translation):
     x, y = (width - 1) / 2, (height - 1) / 2
     to_x = x + draws["shift_x"] * translation * width
     to_y = y + draws["shift_y"] * translation * height
-    zero = tf.zeros([count])
-    rows = [xx, xy, x - xx * to_x - xy * to_y, yx, yy, y - yx * to_x - yy * to_y, zero, zero]
-    return tf.stack(rows, axis=1)
+    return tf.stack([(xx, xy, x - xx * to_x - xy * to_y), (yx, yy, y - yx * to_x - yy * to_y)])
 
 
-def _resampled(images, transform, interpolation):
-    """Images `(batch, height, width, channels)` under the map of `_affine`, mirrored at their borders."""
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transform,
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation=interpolation,
-        fill_mode="REFLECT",
-    )
-    return tf.ensure_shape(moved, images.shape)  # a graph forgets the sides
+def _resampled(images, masks, transform):
+    """Images and masks under the map of `_affine`, mirrored at their borders: between pixels images are interpolated, masks have the nearest.
+
+    By gathers, which XLA can compile. `tf.raw_ops.ImageProjectiveTransformV3`, of which it cannot, finds the place of each value of each
+    channel anew, and takes several times as long.
+    """
+    count, *sides = tf.unstack(tf.shape(images)[:3])
+    grid = (tf.cast(tf.range(side), tf.float32) for side in sides)
+    rows, columns = tf.meshgrid(*grid, indexing="ij")
+    along_x, along_y, shift = tf.unstack(transform[..., None, None], axis=1)
+    places = along_x * columns + along_y * rows + shift  # (x or y, batch, height, width)
+    before = tf.floor(places)
+    x_share, y_share = tf.unstack(places - before)
+    x, y = tf.unstack(tf.cast(before, tf.int32))
+    left, right = (_mirrored(x + step, sides[1]) for step in (0, 1))
+    first = (tf.range(count) * sides[0])[:, None, None]
+    upper, lower = ((first + _mirrored(y + step, sides[0])) * sides[1] for step in (0, 1))
+
+    pixels = tf.reshape(images, [-1, tf.shape(images)[-1]])
+
+    def between(row):
+        start = tf.gather(pixels, row + left)
+        return start + x_share[..., None] * (tf.gather(pixels, row + right) - start)
+
+    top = between(upper)
+    images = top + y_share[..., None] * (between(lower) - top)
+    nearest = tf.where(y_share < 0.5, upper, lower) + tf.where(x_share < 0.5, left, right)
+    return images, tf.gather(tf.reshape(masks, [-1, tf.shape(masks)[-1]]), nearest)
+
+
+def _mirrored(places, side):
+    """Whole numbers of pixels, those outside of `0 <= place < side` mirrored at the border's edge, again and again."""
+    places = tf.math.floormod(places, 2 * side)
+    return tf.minimum(places, 2 * side - 1 - places)
 
 
 def _recoloured(draws, images, brightness, contrast, saturation, hue):

@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from tl_unet.layers import UpConv2D, UpSampling2D
+from tl_unet.layers import BatchNormalization, UpConv2D, UpSampling2D
 
 UPSAMPLING = ("transpose", "nearest", "bilinear")
 NORMALIZATION = {
     # Keras' momentum of 0.99 needs several hundred steps before the statistics are of use; small data sets have few.
-    "batch": functools.partial(keras.layers.BatchNormalization, momentum=0.9),
+    "batch": functools.partial(BatchNormalization, momentum=0.9),
     "group": keras.layers.GroupNormalization,
     "layer": keras.layers.LayerNormalization,
 }

@@ -5,7 +5,10 @@ import re
 import warnings
 
 import h5py
+import keras
 import numpy as np
+
+from tl_unet.layers import BatchNormalization
 
 # Some backbones of keras.applications want known sides with weights="imagenet"; the weights are the same at any size.
 _IMAGENET_SHAPE = (224, 224, 3)
@@ -30,11 +33,23 @@ def build_backbone(spec, channels, weights):
         # keras.applications warns of every channel count but 1 and 3, and of unknown sides: both are meant here.
         warnings.filterwarnings("ignore", message=".*input channels.*")
         backbone = spec.builder(input_shape=(None, None, channels), weights=None)
+    _fuse_norms(backbone)
     if weights == "imagenet":
         backbone.set_weights(_imagenet_weights(spec))
     elif weights is not None:
         load_weights(spec, backbone, weights)
     return backbone
+
+
+def _fuse_norms(backbone):
+    """Makes the batch normalisation of a new backbone `tl_unet.layers.BatchNormalization`.
+
+    That has the same state and only computes otherwise. A clone of the model would be built as slowly as the model, and in one that shares
+    its layers they would have two outputs each, so that none could be tapped by its name.
+    """
+    for layer in backbone.layers:
+        if type(layer) is keras.layers.BatchNormalization:
+            layer.__class__ = BatchNormalization
 
 
 def _imagenet_weights(spec):

@@ -44,7 +44,7 @@ def train(options: TrainingOptions, output, *, report: Callable | None = None) -
         A dict: `model` (its path), `epochs`, `best_epoch`, `val_iou` and `val_dice` of the best epoch, `seconds`.
 
     Raises:
-        FileExistsError: if the folder is not empty.
+        FileExistsError: if the folder is not empty, or another process trains in it.
         FileNotFoundError: if a folder or the weights are missing.
         ValueError: if images and masks are not as they should be; all that is wrong is listed.
         TrainingDiverged: if the loss becomes NaN or infinite.
@@ -60,8 +60,12 @@ def train(options: TrainingOptions, output, *, report: Callable | None = None) -
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "names": names,
     }
-    write_json(run.settings, settings)
-    return _train(run, options, names, report)
+    with run.locked():
+        _check_empty(run)  # again: another process may have come first
+        for folder in (run.cache, run.logs, run.checkpoints, run.predictions):
+            shutil.rmtree(folder, ignore_errors=True)
+        write_json(run.settings, settings)
+        return _train(run, options, names, report)
 
 
 def resume(output, *, report: Callable | None = None) -> dict:
@@ -76,16 +80,21 @@ def resume(output, *, report: Callable | None = None) -> dict:
 
     Raises:
         FileNotFoundError: if the folder holds no training, or its images are gone.
+        FileExistsError: if another process trains in it.
         ValueError, TrainingDiverged, OSError: as `train`.
     """
     run = RunFolder(output)
-    settings = run.read_settings()
-    # What was being written when the process was killed.
-    written = (run.path, run.checkpoints, run.predictions)
-    parts = [part for folder in written for part in folder.glob("tmp-[0-9]*-*") if part.is_file()]
-    for part in [*parts, *run.cache.glob("*.part")]:
-        part.unlink()
-    return _train(run, TrainingOptions.from_json(settings["options"]), settings["names"], report)
+    settings = run.read_training()
+    with run.locked():
+        # What was being written when the process was killed.
+        written = (run.path, run.checkpoints, run.predictions)
+        parts = [
+            part for folder in written for part in folder.glob("tmp-[0-9]*-*") if part.is_file()
+        ]
+        for part in [*parts, *run.cache.glob("*.part")]:
+            part.unlink()
+        options = TrainingOptions.from_json(settings["options"])
+        return _train(run, options, settings["names"], report)
 
 
 def _train(run, options, names, report):
@@ -113,16 +122,15 @@ def _train(run, options, names, report):
 
 
 def _is_of_a_training(run):
-    """Whether `run.json` is ours: others use that name, too."""
     try:
-        settings = run.read_settings()
+        run.read_training()
     except (ValueError, OSError):
         return False
-    return isinstance(settings, dict) and settings.keys() >= {"options", "versions", "names"}
+    return True
 
 
 def _check_empty(run):
-    """Raises `FileExistsError` if the folder holds more than the beginnings of a training, which are deleted."""
+    """Raises `FileExistsError` if the folder holds more than the beginnings of a training."""
     if not run.path.exists():
         return
     if not run.path.is_dir():
@@ -140,5 +148,3 @@ def _check_empty(run):
         raise FileExistsError(
             f"{run.path} is not empty: go on with the training in it (--resume, or tl_unet.training.resume), or choose another folder."
         )
-    for folder in (run.cache, run.logs, run.checkpoints, run.predictions):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -105,9 +105,11 @@ def split(options) -> dict[str, list[str]]:
     if options.val_images is not None:
         return {"train": sorted(names), "validation": sorted(found("validation"))}
     if len(names) < 2:
+        which = (
+            "`limit` is 1" if options.limit == 1 else f"There is only one image in {options.images}"
+        )
         raise ValueError(
-            f"There is only one image in {options.images}: without val_images there must be two at least, one to train and one "
-            "to validate."
+            f"{which}: without val_images there must be two at least, one to train and one to validate."
         )
     validates = {name: _digest(options.seed, name) < options.val_share for name in names}
     validates[names[0]], validates[names[-1]] = True, False  # neither part is empty

@@ -1,12 +1,18 @@
 """What a training is told: its options, checked, with their defaults, as `run.json` keeps them."""
 
 import dataclasses
+import numbers
 import operator
 import os
 from collections.abc import Mapping
 from functools import reduce
 
-from tl_unet.argument_checks import check_class_count, check_class_names, check_class_weights
+from tl_unet.argument_checks import (
+    check_class_count,
+    check_class_names,
+    check_class_weights,
+    is_whole,
+)
 from tl_unet.classes import IGNORE
 from tl_unet.decoders import DEFAULT_FILTERS, NORMALIZATION, get_decoder_spec
 from tl_unet.encoders.build import resolve_encoder
@@ -111,10 +117,12 @@ class TrainingOptions:
 
     def __post_init__(self):
         change = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        for field in dataclasses.fields(self):  # NumPy's numbers are none that JSON can hold
+            change(field.name, _plain(getattr(self, field.name)))
         spec = resolve_encoder(self.encoder, (None, None, self.channels))
         change("encoder", _encoder_name(self.encoder, spec))
-        size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-        change("size", size)
+        size = (self.size, self.size) if is_whole(self.size) else self.size
+        change("size", tuple(map(_plain, size)))
         for name in ("images", "masks", "val_images", "val_masks"):
             if getattr(self, name) is not None:
                 change(name, os.path.abspath(getattr(self, name)))
@@ -132,7 +140,7 @@ class TrainingOptions:
         decoder = get_decoder_spec(self.decoder)
         change("decoder", decoder.name)
         if self.decoder_filters is not None:
-            change("decoder_filters", tuple(self.decoder_filters))
+            change("decoder_filters", tuple(map(_plain, self.decoder_filters)))
         elif decoder.filters == DEFAULT_FILTERS:
             change("decoder_filters", _FILTERS[: decoder.filter_count(_levels(spec))])
         self._check(spec)
@@ -162,8 +170,12 @@ class TrainingOptions:
                 raise ValueError(
                     f"`{name}` must be one of {tuple(allowed)}. Received: {name}={value!r}"
                 )
-        if self.seed < 0:
-            raise ValueError(f"`seed` must not be negative. Received: seed={self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` must be from 0 to 4294967295. Received: seed={self.seed}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"`dropout` must be at least 0 and below 1. Received: dropout={self.dropout}"
+            )
         parts = self.loss.split("+")
         if unknown := [part for part in parts if part not in _LOSSES]:
             raise ValueError(
@@ -189,14 +201,17 @@ class TrainingOptions:
             raise ValueError("`val_images` and `val_masks` go together: give both or neither.")
         self._check_lists_of_classes()
         count = get_decoder_spec(self.decoder).filter_count(_levels(spec))
-        if self.decoder_filters is not None and len(self.decoder_filters) != count:
+        filters = self.decoder_filters
+        if filters is not None and not (
+            len(filters) == count and all(is_whole(number) and number > 0 for number in filters)
+        ):
             raise ValueError(
-                f"`decoder_filters` must be {count} ints for {spec.name} and the decoder {self.decoder}. "
+                f"`decoder_filters` must be {count} positive ints for {spec.name} and the decoder {self.decoder}. "
                 f"Received: {self.decoder_filters}"
             )
 
     def _check_lists_of_classes(self):
-        if self.class_names is None and self.class_weights is None:
+        if self.labels is None and self.class_names is None and self.class_weights is None:
             return
         from tl_unet.data.labels import LabelTable
 
@@ -219,6 +234,13 @@ class TrainingOptions:
         if isinstance(precision, bool):  # as the first runs wrote it
             precision = "float16" if precision else None
         return cls(**{**options, "labels": labels, "mixed_precision": precision})
+
+
+def _plain(value):
+    """NumPy's numbers as Python's; other values as they are."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if is_whole(value) else float(value)
 
 
 def make_loss(name: str, class_weights=None):
