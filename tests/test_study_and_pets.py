@@ -5,9 +5,11 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import types
 
+import ensemble_pets
 import keras
 import numpy as np
 import pets_model
@@ -266,6 +268,31 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     with pytest.raises(SystemExit):
         train_pets.main()
     assert "--resume" in capsys.readouterr().err
+
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    call = ["ensemble_pets.py", str(tmp_path / "run"), "--data", str(pets), "--limit", "8"]
+    call += ["--output", str(tmp_path / "both")]
+    monkeypatch.setattr("sys.argv", call)
+    with pytest.raises(SystemExit):
+        ensemble_pets.main()
+    assert "two different runs" in capsys.readouterr().err
+    call.insert(1, str(tmp_path / "other"))
+    monkeypatch.setattr("sys.argv", call)
+    ensemble_pets.main()
+    both = json.loads((tmp_path / "both" / "results.json").read_text())
+    # Of two equal models the mean is either.
+    one = json.loads((tmp_path / "run" / "results.json").read_text())
+    for view, scores in both["test"].items():
+        assert scores == pytest.approx(one["test"][view], abs=1e-5)
+    assert both["seconds"] == pytest.approx(2 * one["seconds"])
+    with pytest.raises(SystemExit):
+        ensemble_pets.main()
+    assert "holds results" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*call[:3], *call[-2:-1], str(tmp_path / "new")])
+    (tmp_path / "other" / "model.keras").unlink()
+    with pytest.raises(SystemExit):
+        ensemble_pets.main()
+    assert "finish that run" in capsys.readouterr().err
 
     for kind, source in (("images", "images"), ("masks", "annotations/trimaps")):
         (tmp_path / kind).mkdir()

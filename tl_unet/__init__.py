@@ -14,6 +14,7 @@ from tl_unet.encoders import (
     list_encoders,
     register_encoder,
 )
+from tl_unet.ensembles import ensemble
 from tl_unet.export import export_model
 from tl_unet.exported import load_exported, max_difference
 from tl_unet.feature_cache import FeatureCache, cache_features, feature_bytes
@@ -56,6 +57,7 @@ __all__ = [
     "build_unet",
     "cache_features",
     "data",
+    "ensemble",
     "export_model",
     "feature_bytes",
     "feature_maps",

@@ -1,0 +1,106 @@
+"""Judges several runs of `train_pets.py` as one model: the mean of their masks.
+
+The runs can be of other seeds or recipes, trained one after another, on a core each, or on several machines. The model is saved beside its scores,
+and `train_pets.py --output RUN --evaluate IMAGES MASKS` judges it as any other.
+
+    python examples/train_pets.py --seed 0 --output runs/pets-0
+    python examples/train_pets.py --seed 1 --output runs/pets-1
+    python examples/ensemble_pets.py runs/pets-0 runs/pets-1 --output runs/pets-both
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+
+import keras
+import pets_model  # noqa: F401 - models were saved with what it registers
+from paper.environment import environment
+from paper.files import replacing, write_json
+from pets_recipes import Stage
+from train_pets import evaluate, load_data
+
+import tl_unet
+
+
+def read_runs(folders, parser):
+    """What the finished runs found out, and their models; an error tells what does not go together."""
+    runs = []
+    for folder in folders:
+        for name in ("results.json", "model.keras"):
+            if not (folder / name).is_file():
+                parser.error(
+                    f"there is no {folder / name}: finish that run of train_pets.py first (--resume)"
+                )
+        runs.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    sizes = [run["stages"][-1]["size"] for run in runs]
+    if len(set(sizes)) > 1:
+        found = ", ".join(f"{folder}: {size}" for folder, size in zip(folders, sizes, strict=True))
+        parser.error(f"the runs' last stages must have pictures of one size ({found})")
+    return runs, [
+        keras.saving.load_model(folder / "model.keras", compile=False) for folder in folders
+    ]
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("runs", type=pathlib.Path, nargs="+", help="two or more --output of train_pets.py")
+    add(
+        "--data",
+        default="tfds",
+        help="tfds (default), or the directory of the unpacked official archives",
+    )
+    add(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/pets-ensemble"),
+        help="default: runs/pets-ensemble",
+    )
+    add(
+        "--limit",
+        type=int,
+        help="judge at most a third as many validation and test pictures, as in train_pets.py",
+    )
+    arguments = parser.parse_args()
+    if len({path.resolve() for path in arguments.runs}) < max(2, len(arguments.runs)):
+        parser.error("an ensemble needs two different runs or more")
+    if (arguments.output / "results.json").exists():
+        parser.error(f"{arguments.output} holds results: give another --output")
+    runs, models = read_runs(arguments.runs, parser)
+    model = tl_unet.ensemble(models)
+    last = Stage(**runs[0]["stages"][-1])
+    arguments.seed = 0  # of the order of pictures, which judging does not depend on
+    data = load_data(arguments, last, augmented=False)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with replacing(arguments.output / "model.keras") as beside:
+        model.save(beside)
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": environment(),
+        "limit": arguments.limit,
+        "members": [
+            {
+                "run": str(folder),
+                **{
+                    name: run[name]
+                    for name in ("command", "recipe", "seed", "seconds", "validation")
+                },
+            }
+            for folder, run in zip(arguments.runs, runs, strict=True)
+        ],
+        "seconds": sum(run["seconds"] for run in runs),
+        "stages": runs[0]["stages"],
+        # Whether the ensemble is better than its members is for the validation pictures to say.
+        "validation": evaluate(model, data["validation"].dataset, "Validation"),
+        "test": evaluate(model, data["test"].dataset, "Test"),
+    }
+    write_json(arguments.output / "results.json", results)
+
+
+if __name__ == "__main__":
+    main()
