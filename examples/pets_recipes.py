@@ -30,7 +30,7 @@ class Recipe:
         dtype_policy: in which precision it computes.
         stages: one `fit` each.
         averaged: names of stages of the last one's size. The mean of their best weights is the model, if the validation pictures
-            prefer it to the last stage's (Izmailov et al. 2018).
+            prefer it to each of them (Izmailov et al. 2018).
     """
 
     encoder: str

@@ -313,9 +313,9 @@ def main():
     for stage in stages:
         histories[stage.name] = fit_stage(model, stage, arguments)
         best[stage.name] = model.get_weights()
-    candidates = {"last stage": best[stages[-1].name]}
+    candidates = {name: best[name] for name in recipe.averaged or (stages[-1].name,)}
     if recipe.averaged:
-        kept = zip(*(best[name] for name in recipe.averaged), strict=True)
+        kept = zip(*candidates.values(), strict=True)
         candidates["mean"] = [np.mean(values, axis=0) for values in kept]
     data = load_data(arguments, stages[-1], augmented=False)
     weights = choose(model, candidates, data)

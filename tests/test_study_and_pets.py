@@ -246,7 +246,7 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["test"]) == set(results["validation"]) == set(train_pets.VIEWS)
     assert (results["recipe"], results["dtype_policy"]) == ("fast", "float32")
-    assert set(results["weights"]) == {"last stage", "mean"}
+    assert set(results["weights"]) == {"first", "full", "mean"}
     assert "--fast --limit 8" in results["command"]
     assert results["environment"]["processor"]
 
