@@ -75,7 +75,7 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
                 norm.momentum = seen / (seen + 1)
                 if not seen:  # NaN, which an overflow leaves, would stay
                     for variable in _statistics(norm):
-                        variable.assign(keras.ops.zeros_like(variable))
+                        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
             model(images, training=True)
             seen += 1
     except BaseException:
