@@ -29,7 +29,7 @@ from worker import peak_memory, seconds_of
 
 import tl_unet
 from tl_unet.machine import platform_name
-from tl_unet.runs import write_json
+from tl_unet.runs import replacing, write_json
 
 # Freed blocks stay with the process (`mmap_max`, `trim_threshold`), in one heap that all threads share (`arena_max`), of pages of 2 MB (`hugetlb`).
 KEEP = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.arena_max=1"
@@ -113,7 +113,11 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2, help="in a turn")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="file for the numbers; default: only printed")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file for the numbers, beside which the table (.md) is written; default: only printed",
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
@@ -136,9 +140,12 @@ def main(argv=None):
             child.kill()
             child.communicate()
     document = summary(arguments, times, peaks)
-    print(table(document))
+    found = table(document)
+    print(found)
     if arguments.json:
         write_json(arguments.json, document)
+        with replacing(arguments.json.with_suffix(".md")) as beside:
+            beside.write_text(found, encoding="utf-8")
 
 
 def summary(arguments, times, peaks):
