@@ -23,6 +23,12 @@ from train_pets import evaluate, load_data
 
 import tl_unet
 
+# Of each run, in the results.
+KEPT = (
+    *("command", "environment", "recipe", "encoder", "stages", "seed", "limit"),
+    *("seconds", "validation", "test"),
+)
+
 
 def read_runs(folders, parser):
     """What the finished runs found out, and their models; an error tells what does not go together."""
@@ -34,10 +40,16 @@ def read_runs(folders, parser):
                     f"there is no {folder / name}: finish that run of train_pets.py first (--resume)"
                 )
         runs.append(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+        missing = [name for name in KEPT if name not in runs[-1]]
+        if missing:
+            parser.error(
+                f"{folder / 'results.json'} is not of a run of this train_pets.py: it lacks {', '.join(missing)}"
+            )
     sizes = [run["stages"][-1]["size"] for run in runs]
-    if len(set(sizes)) > 1:
-        found = ", ".join(f"{folder}: {size}" for folder, size in zip(folders, sizes, strict=True))
-        parser.error(f"the runs' last stages must have pictures of one size ({found})")
+    for name, values in {"size": sizes, "limit": [run["limit"] for run in runs]}.items():
+        if len(set(values)) > 1:
+            found = ", ".join(f"{folder}: {v}" for folder, v in zip(folders, values, strict=True))
+            parser.error(f"the runs were judged on different pictures by their {name} ({found})")
     return runs, [
         keras.saving.load_model(folder / "model.keras", compile=False) for folder in folders
     ]
@@ -61,11 +73,6 @@ def main():
         default=pathlib.Path("runs/pets-ensemble"),
         help="default: runs/pets-ensemble",
     )
-    add(
-        "--limit",
-        type=int,
-        help="judge at most a third as many validation and test pictures, as in train_pets.py",
-    )
     arguments = parser.parse_args()
     if len({path.resolve() for path in arguments.runs}) < max(2, len(arguments.runs)):
         parser.error("an ensemble needs two different runs or more")
@@ -75,6 +82,7 @@ def main():
     model = tl_unet.ensemble(models)
     last = Stage(**runs[0]["stages"][-1])
     arguments.seed = 0  # of the order of pictures, which judging does not depend on
+    arguments.limit = runs[0]["limit"]
     data = load_data(arguments, last, augmented=False)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with replacing(arguments.output / "model.keras") as beside:
@@ -86,15 +94,12 @@ def main():
         "members": [
             {
                 "run": str(folder),
-                **{
-                    name: run[name]
-                    for name in ("command", "recipe", "seed", "seconds", "validation")
-                },
+                **{name: run[name] for name in KEPT},
             }
             for folder, run in zip(arguments.runs, runs, strict=True)
         ],
         "seconds": sum(run["seconds"] for run in runs),
-        "stages": runs[0]["stages"],
+        "stages": runs[0]["stages"][-1:],  # whose pictures it is judged on
         # Whether the ensemble is better than its members is for the validation pictures to say.
         "validation": evaluate(model, data["validation"].dataset, "Validation"),
         "test": evaluate(model, data["test"].dataset, "Test"),

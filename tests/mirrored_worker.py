@@ -1,9 +1,10 @@
 """TensorFlow's `MirroredStrategy` on a processor split in two: not a test by itself, `test_mirrored.py` starts it as a process.
 
-It trains both stages, evaluates on two devices and on one, and prints the scores as JSON.
+It trains both stages with the normalisation that it is told, evaluates on two devices and on one, and prints the scores as JSON.
 """
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ def main():
     found = {}
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        model = shallow_unet(freeze=True, normalization="group")
+        model = shallow_unet(freeze=True, normalization=sys.argv[1])
         model.compile(
             keras.optimizers.Adam(1e-2),
             tl_unet.DiceLoss(average="image"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import shallow_unet, tiny_unet
 
 import tl_unet
+from tl_unet.classes import check_decidable
 
 
 def masks(model, images):
@@ -59,7 +60,8 @@ def test_folding_tiles_and_views_work_on_it(members):
         [tl_unet.predict_augmented(model, images, "horizontal_flip") for model in members], axis=0
     )
     np.testing.assert_allclose(flipped, mean, atol=1e-6)
-    assert tl_unet.predict_tiled(both, images[0], 32).shape == (32, 48, 1)
+    tiles = [tl_unet.predict_tiled(model, images[0], 32) for model in (both, *members)]
+    np.testing.assert_allclose(tiles[0], np.mean(tiles[1:], axis=0), atol=1e-6)
 
 
 def test_each_member_keeps_its_own_preprocessing():
@@ -89,15 +91,29 @@ def test_a_fixed_size_holds_for_all(members):
 def test_masks_are_float32_under_a_policy_of_16_bits(members):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        both = tl_unet.ensemble(members[:2])
+        both = tl_unet.ensemble([members[0], half := shallow_unet()])
     finally:
         keras.config.set_dtype_policy("float32")
-    assert both.outputs[0].dtype == "float32"
+    images = pictures()
+    mean = (masks(members[0], images) + masks(half, images)) / 2
+    assert mean.dtype == masks(both, images).dtype == np.float32
+    np.testing.assert_allclose(masks(both, images), mean, atol=1e-6)
+
+
+def test_logits_are_refused_beside_probabilities_and_by_what_decides_on_classes(members):
+    logits = [shallow_unet(activation=None), shallow_unet(activation=None)]
+    with pytest.raises(
+        ValueError, match=r"one activation.*linear.*sigmoid|one activation.*sigmoid.*linear"
+    ):
+        tl_unet.ensemble([members[0], logits[0]])
+    check_decidable(tl_unet.ensemble(members))
+    with pytest.raises(ValueError, match="gives logits"):
+        check_decidable(tl_unet.ensemble(logits))
 
 
 def test_what_is_no_ensemble_is_refused(members):
     model = members[0]
-    with pytest.raises(TypeError, match="must be a list of models"):
+    with pytest.raises(TypeError, match="must be a list or tuple"):
         tl_unet.ensemble(model)
     with pytest.raises(TypeError, match=r"functional keras\.Models"):
         tl_unet.ensemble([model, "unet"])
@@ -112,3 +128,6 @@ def test_what_is_no_ensemble_is_refused(members):
     encoder, _ = tl_unet.split_model(model)
     with pytest.raises(ValueError, match="one output"):
         tl_unet.ensemble([model, encoder])
+    flat = keras.Model(model.input, keras.layers.GlobalMaxPooling2D()(model.output))
+    with pytest.raises(ValueError, match="one output"):
+        tl_unet.ensemble([model, flat])

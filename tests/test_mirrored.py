@@ -12,10 +12,11 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 
 @pytest.mark.slow
-def test_a_mirrored_model_trains_in_both_stages_and_scores_as_on_one_device():
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+def test_a_mirrored_model_trains_in_both_stages_and_scores_as_on_one_device(normalization):
     environ = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, TESTS / "mirrored_worker.py"],
+        [sys.executable, TESTS / "mirrored_worker.py", normalization],
         env=environ | {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS)))},
         capture_output=True,
         text=True,

@@ -22,6 +22,7 @@ from conftest import shared_path
 from tiny import shallow_unet
 
 import tl_unet
+from tl_unet.runs import write_json
 
 
 def finished(folder, model, iou, **options):
@@ -270,7 +271,11 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     assert "--resume" in capsys.readouterr().err
 
     shutil.copytree(tmp_path / "run", tmp_path / "other")
-    call = ["ensemble_pets.py", str(tmp_path / "run"), "--data", str(pets), "--limit", "8"]
+    members = [keras.saving.load_model(tmp_path / "run" / "model.keras", compile=False)]
+    members.append(keras.models.clone_model(members[0]))
+    members[1].set_weights([0.9 * values for values in members[0].get_weights()])
+    members[1].save(tmp_path / "other" / "model.keras")
+    call = ["ensemble_pets.py", str(tmp_path / "run"), "--data", str(pets)]
     call += ["--output", str(tmp_path / "both")]
     monkeypatch.setattr("sys.argv", call)
     with pytest.raises(SystemExit):
@@ -280,15 +285,30 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     monkeypatch.setattr("sys.argv", call)
     ensemble_pets.main()
     both = json.loads((tmp_path / "both" / "results.json").read_text())
-    # Of two equal models the mean is either.
     one = json.loads((tmp_path / "run" / "results.json").read_text())
-    for view, scores in both["test"].items():
-        assert scores == pytest.approx(one["test"][view], abs=1e-5)
     assert both["seconds"] == pytest.approx(2 * one["seconds"])
+    assert both["limit"] == 8
+    assert both["members"][1]["test"] == one["test"]
+    model = keras.saving.load_model(tmp_path / "both" / "model.keras", compile=False)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), "uint8")
+    first, second = (member.predict(image, verbose=0) for member in members)
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_allclose(model.predict(image, verbose=0), (first + second) / 2, atol=1e-5)
+    for key, value in {"limit": 9, "stages": [{**one["stages"][-1], "size": 32}]}.items():
+        write_json(tmp_path / "other" / "results.json", {**one, key: value})
+        monkeypatch.setattr("sys.argv", [*call[:-1], str(tmp_path / "new")])
+        with pytest.raises(SystemExit):
+            ensemble_pets.main()
+        assert "different pictures" in capsys.readouterr().err
+    write_json(tmp_path / "other" / "results.json", both)
+    with pytest.raises(SystemExit):
+        ensemble_pets.main()
+    assert "it lacks recipe, encoder, seed" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", call)
     with pytest.raises(SystemExit):
         ensemble_pets.main()
     assert "holds results" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", [*call[:3], *call[-2:-1], str(tmp_path / "new")])
+    monkeypatch.setattr("sys.argv", [*call[:-1], str(tmp_path / "new")])
     (tmp_path / "other" / "model.keras").unlink()
     with pytest.raises(SystemExit):
         ensemble_pets.main()

@@ -42,7 +42,7 @@ def check_decidable(model):
         ValueError: if that layer is linear, so that the masks are logits, or a sigmoid over several classes, which may overlap; if there are
             more than 255 classes.
     """
-    head, classes = _head(model), model.output_shape[-1]
+    head, classes = head_of(model), model.output_shape[-1]
     activation = getattr(head, "activation", None)
     if activation is keras.activations.linear:
         kind = "sigmoid" if classes == 1 else "softmax"
@@ -81,8 +81,8 @@ def check_threshold(threshold, classes):
         )
 
 
-def _head(model):
-    """The layer that gives a model's masks, or `None` where that can't be told."""
+def head_of(model):
+    """The layer that gives a model's masks, or `None` where that can't be told; of an ensemble that of its first member."""
     if isinstance(model, keras.Sequential):
         head = model.layers[-1]
     else:  # what is no layer, such as `keras.ops.sigmoid`, is not among them
@@ -90,7 +90,11 @@ def _head(model):
         head = layers.get(next(iter(getattr(model, "output_names", ())), None))
     if isinstance(head, AuxiliaryMasks):
         head = model.get_layer("mask")
-    return _head(head) if isinstance(head, keras.Model) else head
+    elif isinstance(
+        head, keras.layers.Average
+    ):  # `ensemble` has made sure that its members are alike
+        head = next((layer for layer in model.layers if layer.name == "member1"), head)
+    return head_of(head) if isinstance(head, keras.Model) else head
 
 
 def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):
