@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 
 import allocator
 import pytest
@@ -35,11 +36,12 @@ def test_a_ratio_is_that_of_times_of_one_round():
             "machine": "a machine",
             "date": "today",
             "step_seconds": times,
+            "step_page_faults": {"default": [10, 30, 20], "keep": [1, 2, 3]},
             "peak_bytes": {"default": 1e9, "keep": 1.5e9},
         }
     ).splitlines()
     assert "decoder filters 8, 4" in lines[0]
-    assert lines[-1] == "| keep | 50 | 0.50 (0.50 to 0.50) | 1.5 GB |"
+    assert lines[-1] == "| keep | 50 | 0.50 (0.50 to 0.50) | 2 | 1.5 GB |"
 
 
 @glibc
@@ -51,13 +53,24 @@ def test_a_wrong_name_is_refused_before_anything_is_measured():
 @glibc
 def test_a_child_that_ends_is_told(monkeypatch):
     def start(tunables, argv):
-        command = [sys.executable, "-c", "raise SystemExit(int(input()))"]
+        code = "import sys; print('no room', file=sys.stderr); sys.exit(int(input()))"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        return subprocess.Popen(command, text=True, **pipes)
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child
+        return subprocess.Popen(
+            [sys.executable, "-c", code], text=True, stderr=errors, **pipes
+        ), errors
 
     monkeypatch.setattr(allocator, "start", start)
-    with pytest.raises(SystemExit, match="ended with code 3"):
+    with pytest.raises(SystemExit, match=r"ended with code 3(.|\n)*no room"):
         allocator.main(["--steps", "3"])
+
+
+@glibc
+def test_no_steps_and_no_rounds_are_refused(capsys):
+    for option in ("--steps", "--rounds"):
+        with pytest.raises(SystemExit):
+            allocator.main([option, "0"])
+        assert f"{option}: 0 is not above zero" in capsys.readouterr().err
 
 
 def test_elsewhere_than_on_glibc_it_says_so(monkeypatch, capsys):

@@ -12,8 +12,10 @@ TESTS = pathlib.Path(__file__).resolve().parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("normalization", ["batch", "group"])
-def test_a_mirrored_model_trains_in_both_stages_and_scores_as_on_one_device(normalization):
+@pytest.mark.parametrize(("normalization", "tolerance"), [("batch", 1e-2), ("group", 1e-5)])
+def test_a_mirrored_model_trains_in_both_stages_and_scores_as_on_one_device(
+    normalization, tolerance
+):
     environ = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, TESTS / "mirrored_worker.py", normalization],
@@ -27,4 +29,4 @@ def test_a_mirrored_model_trains_in_both_stages_and_scores_as_on_one_device(norm
     assert found["devices"] == 2
     assert found["frozen"][-1] < found["frozen"][0]
     assert found["all"][-1] < found["all"][0]
-    assert found["on two"] == pytest.approx(found["on one"], abs=1e-5)
+    assert found["on two"] == pytest.approx(found["on one"], abs=tolerance)
