@@ -2,9 +2,9 @@
 
 A U-Net on MobileNetV2 is trained on the paper's training images of Oxford-IIIT Pet in stages: the decoder on a frozen encoder,
 then everything, on pictures that grow from stage to stage. The epoch with the best validation IoU is kept (with `--recipe averaged`
-the mean of three stages' weights or one of them; the
-validation images choose). The statistics of batch normalisation are computed anew over the training pictures as they are, and the model is evaluated once on the test images: as it is, averaged over the mirrored picture, and over
-both in three sizes.
+the mean of three stages' weights or one of them; the validation images choose). The statistics of batch normalisation are computed
+anew over the training pictures as they are, and the model is evaluated once on the test images: as it is, averaged over the mirrored
+picture, and over both in three sizes.
 
     python examples/train_pets.py --data tfds --output runs/pets
     python examples/train_pets.py --data oxford_pets/ --weights mobilenetv2_imagenet_notop.weights.h5

@@ -64,6 +64,15 @@ def test_folding_tiles_and_views_work_on_it(members):
     np.testing.assert_allclose(tiles[0], np.mean(tiles[1:], axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_it_is_exported_as_any_model(members, tmp_path, format):
+    pytest.importorskip("onnxruntime" if format == "onnx" else "openvino")
+    both = tl_unet.ensemble(members)
+    path = tl_unet.export_model(both, tmp_path / "model", format)
+    assert tl_unet.max_difference(both, path, pictures()) < 1e-5
+
+
 def test_each_member_keeps_its_own_preprocessing():
     models = [shallow_unet(preprocessing=name) for name in ("encoder", "rescale")]
     models[1].set_weights(models[0].get_weights())

@@ -90,9 +90,7 @@ def head_of(model):
         head = layers.get(next(iter(getattr(model, "output_names", ())), None))
     if isinstance(head, AuxiliaryMasks):
         head = model.get_layer("mask")
-    elif isinstance(
-        head, keras.layers.Average
-    ):  # `ensemble` has made sure that its members are alike
+    elif isinstance(head, keras.layers.Average):  # of `ensemble`, whose members are alike
         head = next((layer for layer in model.layers if layer.name == "member1"), head)
     return head_of(head) if isinstance(head, keras.Model) else head
 
