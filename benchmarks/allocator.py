@@ -25,12 +25,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from report import ratios
+from report import publish, ratios
 from worker import peak_memory, seconds_of
 
 import tl_unet
 from tl_unet.machine import platform_name
-from tl_unet.runs import replacing, write_json
 
 # Freed blocks stay with the process (`mmap_max`, `trim_threshold`), in one heap that all threads share (`arena_max`). `hugetlb=1` asks Linux for
 # transparent huge pages, which it gives if they are set to `madvise`.
@@ -163,12 +162,7 @@ def main(argv=None):
             child.kill()
             child.communicate()
     document = summary(arguments, times, faults, peaks)
-    found = table(document)
-    print(found)
-    if arguments.json:
-        write_json(arguments.json, document)
-        with replacing(arguments.json.with_suffix(".md")) as beside:
-            beside.write_text(found, encoding="utf-8")
+    publish(document, table(document), arguments.json)
 
 
 def positive(text):

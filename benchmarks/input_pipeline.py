@@ -21,13 +21,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
-from report import ratios
+from report import publish, ratios
 from worker import seconds_of
 
 import tl_unet
 from tl_unet.data import oxford_pets
 from tl_unet.machine import platform_name
-from tl_unet.runs import replacing, write_json
 
 
 def sources(arguments, folder):
@@ -128,12 +127,7 @@ def main(argv=None):
         "step_seconds": times,
         "alone_seconds": alone,
     }
-    found = table(document)
-    print(found)
-    if arguments.json:
-        write_json(arguments.json, document)
-        with replacing(arguments.json.with_suffix(".md")) as beside:
-            beside.write_text(found, encoding="utf-8")
+    publish(document, table(document), arguments.json)
 
 
 if __name__ == "__main__":

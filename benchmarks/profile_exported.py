@@ -20,7 +20,7 @@ import exported
 import numpy as np
 from compare import machine
 from contestants import ENCODERS, WORK
-from report import cell_name
+from report import cell_name, publish
 
 LIBRARIES = {"tl_unet": None, "smp": "torch"}  # and their environments
 RUNTIMES = ("onnxruntime", "openvino")
@@ -117,13 +117,7 @@ def main(argv=None):
                 row = {"work": work, "encoder": encoder, "library": library}
                 document["rows"].append({**row, "milliseconds": counted(*given)})
     text = table(document)
-    print(text)
-    if arguments.json:
-        from tl_unet.runs import replacing, write_json
-
-        write_json(arguments.json, document)
-        with replacing(arguments.json.with_suffix(".md")) as beside:
-            beside.write_text(text, encoding="utf-8")
+    publish(document, text, arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import side_keras
 from compare import machine
 from contestants import ENCODERS, WORK
-from report import cell_name
+from report import cell_name, publish
 from worker import seconds_of
 
 WAYS = {"step": "", "frozen": "cached", "latency": "folded"}
@@ -174,13 +174,7 @@ def main(argv=None):
             document["rows"].append({"work": work, "encoder": encoder, **found})
             print(f"{cell_name(work, encoder)}: measured", file=sys.stderr, flush=True)
     text = table(document, 5, arguments.operations)
-    print(text)
-    if arguments.json:
-        from tl_unet.runs import replacing, write_json
-
-        write_json(arguments.json, document)
-        with replacing(arguments.json.with_suffix(".md")) as beside:
-            beside.write_text(text, encoding="utf-8")
+    publish(document, text, arguments.json)
 
 
 if __name__ == "__main__":

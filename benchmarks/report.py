@@ -185,3 +185,14 @@ def write(document, path: Path):
         beside = target.with_name(f"tmp-{os.getpid()}-{target.name}")
         beside.write_text(content, encoding="utf-8")
         beside.replace(target)
+
+
+def publish(document, table, path=None):
+    """Prints the table of a smaller measurement and, with a path, writes its numbers there and the table beside them (.md), each in one step."""
+    print(table)
+    if path:
+        from tl_unet.runs import replacing, write_json  # `compare.py` works without the library
+
+        write_json(path, document)
+        with replacing(path.with_suffix(".md")) as beside:
+            beside.write_text(table, encoding="utf-8")
