@@ -1,9 +1,11 @@
 """Decoding, caching, order and batching, as every data source has them."""
 
+import gc
 import io
 import re
 import time
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tl_unet.data import Subset, augmentation, image_mask_dataset, shapes
+from tl_unet.data import Subset, augmentation, image_mask_dataset, pipeline, shapes
 from tl_unet.data.decoding import decode_image, decode_mask
 from tl_unet.data.labels import LabelTable
 from tl_unet.data.pipeline import build_subset, load_pair
@@ -64,6 +66,42 @@ def test_memory_cache_loads_each_picture_once():
     subset = numbered(calls=calls)
     order(subset.dataset), order(subset.dataset)
     assert sorted(calls) == list(range(7))
+
+
+@pytest.mark.parametrize("cache", ["memory", "files", "none"])
+def test_what_a_data_set_holds_is_freed_with_the_last_that_reads_it(cache, tmp_path, monkeypatch):
+    readers = []
+
+    class Spy(pipeline.Reader):
+        def __init__(self, read):
+            super().__init__(read)
+            readers.append(weakref.ref(self))
+
+    monkeypatch.setattr(pipeline, "Reader", Spy)
+
+    def load(index):
+        return np.full((4, 6, 3), index, np.uint8), np.zeros((4, 6, 1), np.uint8)
+
+    options = {"size": (4, 6), "channels": 3, "classes": 1, "batch_size": 2, "seed": 0}
+    options |= {"shuffle": True, "augment": True}
+    options["cache"] = {"memory": True, "files": tmp_path, "none": False}[cache]
+    derived = [
+        lambda data: data.repeat().skip(1).take(2),
+        lambda data: tf.data.Dataset.zip(data, data.map(lambda image, mask: image)),
+        lambda data: data.concatenate(data),
+        lambda data: tf.data.Dataset.sample_from_datasets([data, data]),
+        lambda data: tf.data.Dataset.range(2).flat_map(lambda i: data),
+        iter,
+    ]
+    for derive in derived:
+        subset = build_subset(list("abc"), load, **options)
+        data = derive(subset.dataset)
+        del subset
+        gc.collect()
+        assert len(list(data)) > 0
+        del data
+        gc.collect()
+        assert readers.pop()() is None
 
 
 def test_files_that_the_disk_cannot_hold_are_not_begun(tmp_path, monkeypatch):
@@ -355,6 +393,13 @@ def test_plain_masks_of_several_classes_are_indices_with_255_ignored():
     np.testing.assert_array_equal(LabelTable(classes=4)(np.array([[0, 3, 255]])), [[0, 3, 255]])
     with pytest.raises(ValueError, match="unexpected mask value 4"):
         LabelTable(classes=4)(np.array([[4]]))
+
+
+def test_none_stands_for_values_outside_the_table_too():
+    mask = np.array([[0, 1, -9999, 70000]], "int32")
+    assert LabelTable({0: 0, 1: 1, None: 255})(mask).tolist() == [[0, 1, 255, 255]]
+    with pytest.raises(ValueError, match="-9999"):
+        LabelTable({0: 0, 1: 1})(mask)
 
 
 def test_none_stands_for_every_other_value():

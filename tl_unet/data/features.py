@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tl_unet.data.pipeline import PROCESSORS, prefetched
+from tl_unet.data.pipeline import PROCESSORS, Reader, prefetched
 
 
 def map_features(
@@ -23,11 +23,13 @@ def map_features(
         `tf.data.Dataset` of `((*features, images), masks, ...)`, of the same length and order.
     """
     dtype = tf.as_dtype(dtype)
+    reader = Reader(read)
+    call = reader.call()
 
     def replace(images, *rest):
-        found = tf.numpy_function(read, [images], [dtype] * (len(maps) - 1))
+        found = tf.numpy_function(call, [images], [dtype] * (len(maps) - 1))
         # What is unknown of the shapes stays so: the masks' sizes say enough for the decoder.
         found = [tf.ensure_shape(x, known.shape) for x, known in zip(found, maps, strict=False)]
         return ((*found, images), *rest)
 
-    return prefetched(dataset.map(replace, num_parallel_calls=PROCESSORS))
+    return prefetched(reader.kept_by(dataset.map(replace, num_parallel_calls=PROCESSORS)))

@@ -4,12 +4,14 @@ A source only says which names it has and how to load the pair number `i`; `buil
 into a `Subset`. Nothing here knows a file layout.
 """
 
+import contextlib
 import hashlib
 import inspect
 import math
 import os
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +170,39 @@ def _discard(index, pair):
     """Stores nothing: the pairs are only to be checked."""
 
 
+class Reader:
+    """What a data set calls to read its batches, and what lives as long as that data set and those made of it.
+
+    TensorFlow keeps what `tf.numpy_function` is given until the process ends, and with it all that it holds, such as decoded
+    images or a model. So that is given `call`, which holds nothing.
+
+    Args:
+        read: callable from arrays to arrays.
+    """
+
+    def __init__(self, read: Callable):
+        self.read = read
+
+    def call(self) -> Callable:
+        """A callable that reads for as long as this object lives."""
+        reference = weakref.ref(self)
+
+        def read(*arrays):
+            reader = reference()
+            if reader is None:
+                raise RuntimeError(
+                    "The images of this tf.data.Dataset are no longer in memory: keep the Subset it was made of."
+                )
+            return reader.read(*arrays)
+
+        return read
+
+    def kept_by(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The data set, which keeps this object; data sets made of it keep it in turn, and iterators theirs."""
+        dataset.reader = self
+        return dataset
+
+
 def _decoded_arrays(count, load, shape, folder, key, where, check):
     """Returns all images and masks as uint8 arrays, in memory or mapped from files in `folder`."""
     shapes = [(count, *shape), (count, *shape[:2], 1)]
@@ -198,16 +233,20 @@ def _decoded_arrays(count, load, shape, folder, key, where, check):
 
     try:
         _load_all(count, load, store, where, check=check)
+        if folder is None:
+            return arrays
+        while arrays:  # Windows renames and deletes no file that is mapped
+            arrays.pop().flush()
+        for draft, file in zip(drafts, files, strict=True):
+            os.replace(draft, file)
     except BaseException:
         if folder is not None:
+            arrays.clear()
             for draft in drafts:
-                draft.unlink()
+                with contextlib.suppress(PermissionError):
+                    draft.unlink(missing_ok=True)
         raise
-    if folder is not None:
-        for array, draft, file in zip(arrays, drafts, files, strict=True):
-            array.flush()
-            os.replace(draft, file)
-    return arrays
+    return [np.load(file, mmap_mode="r") for file in files]
 
 
 def build_subset(
@@ -290,8 +329,11 @@ def build_subset(
         def fetch(indices):
             return images[indices], masks[indices]
 
+    reader = Reader(fetch)
+    read = reader.call()
+
     def batch(indices):
-        image, mask = tf.numpy_function(fetch, [indices], (tf.uint8, tf.uint8))
+        image, mask = tf.numpy_function(read, [indices], (tf.uint8, tf.uint8))
         image = tf.ensure_shape(tf.cast(image, tf.float32), (None, *shape))
         mask = tf.cast(mask, tf.float32 if classes == 1 else tf.int32)
         return image, tf.ensure_shape(mask, (None, *size, 1))
@@ -299,7 +341,7 @@ def build_subset(
     dataset = tf.data.Dataset.range(len(names))
     if shuffle:
         dataset = dataset.shuffle(len(names), seed=seed, reshuffle_each_iteration=True)
-    dataset = dataset.batch(batch_size).map(batch, num_parallel_calls=PROCESSORS)
+    dataset = reader.kept_by(dataset.batch(batch_size).map(batch, num_parallel_calls=PROCESSORS))
     if augment:
         if augment is True:
             # Hue and saturation are properties of RGB.
