@@ -44,6 +44,25 @@ def test_tiles_of_a_planar_tiff_are_those_of_the_array(tmp_path):
     )
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("layout", ["contig", "separate"])
+def test_a_file_without_compression_is_mapped_for_its_strip_may_be_all_of_it(
+    order, layout, tmp_path
+):
+    path = tmp_path / "scene.tif"
+    pixels = by_band(BANDS) if layout == "separate" else BANDS
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig=layout, byteorder=order)
+    found = open_tiff(path)
+    assert isinstance(found.array, np.memmap)
+    window = found[3:9, 5:20]
+    assert window.dtype == found.dtype == np.uint16
+    np.testing.assert_array_equal(window, BANDS[3:9, 5:20])
+    del found
+    path.write_bytes(path.read_bytes()[: BANDS.nbytes // 2])  # its description comes first
+    with pytest.raises(Unreadable, match="cannot be read"):
+        open_tiff(path)
+
+
 def test_pages_are_not_taken_for_height(tmp_path):
     path = tmp_path / "pages.tif"
     tifffile.imwrite(path, by_band(BANDS), photometric="minisblack")

@@ -68,13 +68,20 @@ def open_tiff(path, check=missing_codec):
         ImportError: if `tifffile` or `zarr` is missing.
     """
     import tifffile
-    import zarr
 
     with tifffile.TiffFile(path) as file:
         page = single_page(file)
         if problem := check(page):
             raise Unreadable(problem)
         axes, shape = page.axes, page_shape(page)
+        mapped = page.is_memmappable
+    if mapped:  # zarr would read whole strips, and such a file is often one
+        try:
+            return _Windows(tifffile.memmap(path, mode="r", page=0), axes, shape)
+        except ValueError as error:
+            raise Unreadable(f"the image cannot be read: {error}") from error
+    import zarr
+
     array = zarr.open(tifffile.imread(path, aszarr=True, key=0), mode="r")
     return _Windows(array if hasattr(array, "shape") else array["0"], axes, shape)
 
@@ -128,17 +135,17 @@ class _Windows:
     """An array on disk, its bands last whatever their place in the file."""
 
     def __init__(self, array, axes, shape):
-        self.array, self.axes, self.shape, self.dtype = array, axes, shape, array.dtype
-        self.ndim = 3
+        self.array, self.axes, self.shape, self.ndim = array, axes, shape, 3
+        self.dtype = array.dtype.newbyteorder("=")
 
     def __getitem__(self, index):
         index = index if isinstance(index, tuple) else (index,)
         sides, bands = index[:2], index[2:]
         try:
             if self.axes == "SYX":
-                window = np.moveaxis(np.asarray(self.array[(slice(None), *sides)]), 0, -1)
+                window = np.moveaxis(self._native(self.array[(slice(None), *sides)]), 0, -1)
             else:
-                window = np.asarray(self.array[sides])
+                window = self._native(self.array[sides])
         except MemoryError:
             raise
         except Exception as error:  # zlib.error, TiffFileError, ...: each codec has its own
@@ -147,6 +154,10 @@ class _Windows:
             ) from error
         window = window[..., None] if self.axes == "YX" else window
         return window[(..., *bands)] if bands else window
+
+    def _native(self, window):
+        # A copy also of a mapped file, which may be closed or changed before it is used.
+        return np.array(window, self.dtype)
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self[:], dtype)
