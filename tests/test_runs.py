@@ -1,5 +1,6 @@
 """Opening a model, and what is refused; files that are whole or not there."""
 
+import errno
 import json
 import sys
 import zipfile
@@ -147,6 +148,22 @@ def test_a_folder_without_locks_is_free(tmp_path, monkeypatch):
     with run.locked(), run.locked():
         run.history.write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_a_file_system_that_knows_no_locks_keeps_nobody_out_after_a_killed_process(
+    tmp_path, monkeypatch
+):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run = RunFolder(tmp_path)
+    (tmp_path / "tmp-lock").write_text("4711\nanother-machine\n")  # as a soft lock's file
+    with run.locked():
+        run.history.write_text("")
+    assert run.history.exists()
 
 
 def test_damaged_settings_are_an_error(tmp_path):

@@ -58,7 +58,8 @@ class RunFolder:
             FileExistsError: if another process has it.
         """
         path = self.path / "tmp-lock"
-        lock = filelock.FileLock(path)
+        # A file in place of a lock would stay when the process is killed, and keep other machines out.
+        lock = filelock.FileLock(path, fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
