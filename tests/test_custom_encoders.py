@@ -123,6 +123,61 @@ def test_walking_the_graph_of_a_backbone_finds_a_map_at_every_resolution(name):
     assert model(np.zeros((1, 50, 70, 3), "float32")).shape == (1, 50, 70, 1)
 
 
+def _convolved(image, activation, filters=(8, 16, 32)):
+    x = image
+    for count in filters:
+        x = activation()(keras.layers.Conv2D(count, 3, strides=2, padding="same")(x))
+    return x
+
+
+def _unet_on(model):
+    return tl_unet.build_unet(model, freeze=False, preprocessing=None, decoder_filters=(8, 4, 4))
+
+
+def test_a_layer_that_is_called_again_counts_each_time(image):
+    relu, inputs = keras.layers.ReLU(), keras.Input((None, None, 3))
+    shared = keras.Model(inputs, _convolved(inputs, lambda: relu))
+    plain = keras.Model(inputs, _convolved(inputs, keras.layers.ReLU))
+    plain.set_weights(shared.get_weights())
+    found, wanted = (
+        _unet_on(model).get_layer("encoder")(image[:, :40, :64]) for model in (shared, plain)
+    )
+    assert [feature_map.shape[-1] for feature_map in found] == [8, 16, 32]
+    for ours, expected in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(found[-1], shared(image[:, :40, :64]))
+
+
+def test_layers_of_another_model_are_taken_as_they_are_called_here(image):
+    inputs = keras.Input((None, None, 3))
+    other = keras.Model(inputs, _convolved(inputs, keras.layers.ReLU))
+    model = keras.Sequential([keras.Input((None, None, 3)), *other.layers[1:]])
+    found = _unet_on(model).get_layer("encoder")(image[:, :40, :64])
+    np.testing.assert_array_equal(found[-1], other(image[:, :40, :64]))
+
+
+def test_of_a_model_with_the_maps_inside_of_a_nested_one_the_inner_one_is_wanted():
+    inputs = keras.Input((None, None, 3))
+    inner = keras.Model(inputs, _convolved(inputs, keras.layers.ReLU), name="inner")
+    outer = keras.Model(inputs, inner(keras.layers.Rescaling(1 / 255)(inputs)))
+    with pytest.raises(ValueError, match=r"strides \[8\] only.*give 'inner' itself"):
+        _unet_on(outer)
+
+
+def _fixed_backbone(input_shape=(None, None, 3), weights=None):
+    """Takes images of 32x32 only, as some of KerasHub's do."""
+    return tiny_backbone((32, 32, input_shape[-1]), weights)
+
+
+def test_an_encoder_built_for_sides_of_its_own_gets_them_at_any_depth(image):
+    spec = dataclasses.replace(TINY, name="fixed", builder=_fixed_backbone)
+    for depth in (None, 3):
+        model = tl_unet.build_unet(
+            spec, freeze=False, weights=None, input_shape=(24, 24, 3), encoder_depth=depth
+        )
+        assert model(image[:, :24, :24]).shape == (2, 24, 24, 1)
+
+
 def test_a_model_as_encoder_shares_its_layers_and_keeps_its_weights():
     backbone = tiny_backbone()
     before = backbone.get_weights()

@@ -257,3 +257,30 @@ def test_any_number_of_channels_builds_without_weights(encoder, channels):
     shape = (32, 32, channels)
     model = tl_unet.build_unet(encoder, weights=None, input_shape=shape, decoder_filters=filters)
     assert model(np.zeros((1, 32, 32, channels), "float32")).shape == (1, 32, 32, 1)
+
+
+def _normalized_first(input_shape=(None, None, 3), weights=None):
+    image = keras.Input(input_shape)
+    x = keras.layers.BatchNormalization(name="norm")(image)
+    one = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="one")(x)
+    two = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="two")(one)
+    return keras.Model(image, two)
+
+
+def test_a_file_for_an_encoder_of_ones_own_serves_any_number_of_channels(tmp_path, image):
+    backbone, file = _normalized_first(), tmp_path / "own.weights.h5"
+    for weight in backbone.get_layer("norm").weights:
+        weight.assign([1.0, 2.0, 3.0])
+    backbone.save_weights(file)
+    taps = [tl_unet.Tap(2, "one"), tl_unet.Tap(4, "two")]
+    spec = tl_unet.EncoderSpec("own", _normalized_first, taps, preprocessing="torch")
+    colour, single, four = (
+        tl_unet.build_unet(spec, weights=file, decoder_filters=(4, 4), input_shape=(None, None, n))
+        for n in (3, 1, 4)
+    )
+    norm = four.get_layer("encoder").get_layer("norm")
+    np.testing.assert_array_equal(norm.moving_mean, [1, 2, 3, 1])
+    single.set_weights(colour.get_weights())  # the decoders' are random
+    grey = image[..., :1]
+    expected = keras.ops.convert_to_numpy(colour(np.repeat(grey, 3, axis=-1)))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(single(grey)), expected, atol=1e-6)

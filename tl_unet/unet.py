@@ -127,7 +127,7 @@ def build_unet(
         encoder.trainable = True
     _warn_of_doubtful_use(source, freeze, weights, preprocessing)
 
-    padded = _padded(image, strides[-1], minimum)
+    padded = _padded(image, _multiple(source, encoder, strides), minimum)
     x = padded
     if encoder.input_shape[-1] == 3 and image.shape[-1] == 1:
         # Raw values, like the image's: 16 bits would round them.
@@ -185,7 +185,7 @@ def _build_encoder(source, channels, weights, depth):
         statistics = ASSUMED if has_pyramid(source) else PREPROCESSING["identity"]
         return *encoder_from_model(source, weights, depth), statistics
     # One grey channel shown as three equal ones is exactly what summing the kernel over RGB would compute.
-    seen = 3 if channels == 1 and source.imagenet else channels
+    seen = 3 if channels == 1 and (source.imagenet or weights is not None) else channels
     encoder, strides = encoder_from_spec(source, seen, weights, depth)
     minimum = -(-source.min_size // strides[-1]) * strides[-1]
     return encoder, strides, minimum, source.statistics
@@ -198,6 +198,12 @@ def _is_normalized(encoder):
         keras.layers.LayerNormalization,
     )
     return any(isinstance(layer, kinds) for layer in inner_layers(encoder))
+
+
+def _multiple(source, encoder, strides):
+    """What divides the sides of what the encoder sees; one that was built for sides of its own had them padded for all of its stages."""
+    fixed = not isinstance(source, keras.Model) and any(encoder.input_shape[1:3])
+    return source.stride if fixed else strides[-1]
 
 
 def _padded(image, multiple, minimum):

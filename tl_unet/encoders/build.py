@@ -1,5 +1,6 @@
 """From a spec, or any functional model, to the nested model "encoder": one input, a list of feature maps, finest first."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -196,18 +197,25 @@ def encoder_from_model(model, weights, depth=None):
     if weights not in (None, "imagenet"):
         load_weights(model, model, weights)
     if has_pyramid(model):
+        image = model.inputs[0]
         taps = {stride: (tensor, (0, 0)) for stride, tensor in pyramid(model).items()}
     else:
-        taps = _find_taps(model)
+        image, taps = _find_taps(model)
     if len(taps) < 2:
+        nested = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         raise ValueError(
             f"Model {model.name!r} has feature maps at the strides {sorted(taps)} only: an encoder needs at least two "
             "resolutions whose strides are powers of two."
+            + (
+                f" Maps inside of nested models are not seen: give {nested[0]!r} itself."
+                if nested
+                else ""
+            )
         )
     strides = sorted(taps)
     strides = strides[: _count_maps(strides, depth, model.name)]
     maps = [_aligned(*taps[stride]) for stride in strides]
-    encoder = Encoder(model.inputs[0], maps, name="encoder")
+    encoder = Encoder(image, maps, name="encoder")
     return encoder, strides, _least_side(encoder, strides)
 
 
@@ -233,14 +241,14 @@ def _least_side(encoder, strides):
 
 
 def _find_taps(model):
-    """`{stride: (tensor, padding)}`: the last tensor of each resolution in the order of the graph."""
-    tensors = [tensor for tensor in map(_feature_map, model.operations) if tensor is not None]
+    """The image, and `{stride: (tensor, padding)}`: the last tensor of each resolution in the order of the graph."""
+    image, tensors = _maps_in_order(model)
     known = model.inputs[0].shape[1:]
     height, width, channels = (
         side or other for side, other in zip(known, (256, 256, 3), strict=True)
     )
     # The maps' sizes for an image of known size, as the model's own sides may be None.
-    probe = keras.Model(model.inputs[0], tensors)
+    probe = keras.Model(image, tensors)
     sizes = probe.compute_output_spec(keras.KerasTensor((1, height, width, channels)))
     exact, short = {}, {}
     for tensor, size in zip(tensors, sizes, strict=True):
@@ -254,19 +262,42 @@ def _find_taps(model):
         elif len(missing) == 1 and 0 < min(missing) <= 4:  # behind unpadded convolutions
             short[stride] = tensor, (min(missing) // 2, -(-min(missing) // 2))
     found = {**short, **exact}
-    return {stride: tap for stride, tap in found.items() if _has_kernel(model, tap[0])}
+    return image, {stride: tap for stride, tap in found.items() if _has_kernel(image, tap[0])}
 
 
-def _feature_map(operation):
-    """The operation's output if it is one batch of maps, else `None`."""
-    try:
-        output = operation.output
-    except (AttributeError, ValueError):  # called more than once: which output is meant is unknown
-        return None
-    is_map = isinstance(output, keras.KerasTensor) and len(output.shape) == 4
-    return output if is_map else None
+def _maps_in_order(model):
+    """The image and every batch of maps behind it, in the order of the graph.
+
+    The `output` of a layer is that of its first call: of layers that are called again, in this model or another one, the maps are
+    those of a copy of the graph over the same layers.
+    """
+    operations, copies = [], []
+
+    def call(operation, *args, **kwargs):
+        outputs = operation(*args, **kwargs)
+        operations.append(operation)
+        copies.append(outputs)
+        return outputs
+
+    # Not the model itself: of a compiled one, Keras would compile the copy.
+    plain = keras.Model(model.inputs, model.outputs)
+    copy = keras.models.clone_model(plain, clone_function=_same, call_function=call)
+    if len({id(operation) for operation in operations}) == len(operations):
+        maps = _only_maps(operation.output for operation in operations)
+        with contextlib.suppress(ValueError):  # they are of another model
+            keras.Model(model.inputs[0], maps)
+            return model.inputs[0], maps
+    return copy.inputs[0], _only_maps(copies)
 
 
-def _has_kernel(model, tensor):
+def _only_maps(outputs):
+    return [x for x in outputs if isinstance(x, keras.KerasTensor) and len(x.shape) == 4]
+
+
+def _same(layer):
+    return layer
+
+
+def _has_kernel(image, tensor):
     """Whether a tensor is a feature, not the image or its preprocessing."""
-    return any(len(weight.shape) > 1 for weight in keras.Model(model.inputs, tensor).weights)
+    return any(len(weight.shape) > 1 for weight in keras.Model(image, tensor).weights)

@@ -124,7 +124,8 @@ def _count_arrays(path):
 def inflate_weights(source, target, bgr=False):
     """Copies the weights of a three-channel encoder into one with another number of input channels.
 
-    Everything is copied but the kernels whose input is the image: see `inflate_kernel`.
+    Everything is copied but what depends on the number of channels: kernels whose input is the image (see `inflate_kernel`), and
+    vectors of a number for each channel, such as those of a normalisation, of which channel `i` gets number `i % 3`.
 
     Args:
         source: `keras.Model` with three input channels.
@@ -132,9 +133,15 @@ def inflate_weights(source, target, bgr=False):
         bgr: bool, whether `source` was trained on blue, green, red.
     """
     channels = target.input_shape[-1]
+
+    def inflate(weight):
+        if weight.ndim == 1:
+            return weight[np.arange(channels) % len(weight)]
+        return inflate_kernel(weight, channels, bgr)
+
     target.set_weights(
         [
-            old if old.shape == new.shape else inflate_kernel(old, channels, bgr)
+            old if old.shape == new.shape else inflate(old)
             for old, new in zip(source.get_weights(), target.get_weights(), strict=True)
         ]
     )
