@@ -91,6 +91,18 @@ def test_arrays_batches_pairs_and_datasets_give_the_same(image):
             np.testing.assert_array_equal(one, two)
 
 
+def test_masks_are_not_taken_for_images(image):
+    model = shallow_unet(normalization="batch")
+    before = numbers(model.weights)
+    masks = (image[..., :1] > 127).astype("float32")
+    with pytest.raises(TypeError, match=r"of \(images, masks\) give the images alone"):
+        tl_unet.update_batch_norm(model, (image, masks))
+    with pytest.raises(ValueError, match="takes images of 3 channels"):
+        tl_unet.update_batch_norm(model, [image, masks])
+    for ours, expected in zip(numbers(model.weights), before, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_only_as_many_batches_are_read_as_are_wanted():
     data = np.random.default_rng(0).normal(3, 2, (4, 5, 2)).astype("float32")
     model, norm = one_norm(2)

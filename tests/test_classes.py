@@ -159,6 +159,13 @@ def test_balanced_weights_read_what_datasets_give():
     assert one[1] > one[0] > 0
 
 
+def test_nested_lists_are_masks_and_no_pairs():
+    masks = [[0, 0, 1, 1], [0, 1, 1, 1]]
+    expected = balanced_class_weights(np.array(masks), 1)
+    assert balanced_class_weights(masks, 1) == pytest.approx(expected)
+    assert expected[0] > expected[1]
+
+
 def test_a_class_without_pixels_weighs_nothing():
     assert balanced_class_weights(np.array([0, 0, 2]), 3) == [0.75, 0.0, 1.5]
 

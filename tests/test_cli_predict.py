@@ -73,6 +73,8 @@ def test_predict_with_wrong_usage_ends_with_2(trained, tmp_path):
     assert "would overwrite" in result.stderr
     result = run("predict", folder, images, *masks, "--overlap", "8", status=2)
     assert "give `tile` too" in result.stderr  # the training's size resizes pictures
+    result = run("predict", folder, images, *masks, "--batch-size", "8", status=2)
+    assert "`batch_size` is that of tiles" in result.stderr
 
 
 def test_names_that_are_not_utf8_are_json_that_is(trained, tmp_path):

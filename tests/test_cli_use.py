@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -292,6 +293,15 @@ def test_an_export_that_gives_nan_ends_with_1(trained, tmp_path, monkeypatch):
     result = run("export", folder, "-o", tmp_path / "saved", "--json", status=1)
     assert json.loads(result.stdout)["max_difference"] is None
     assert "NaN" in result.stderr
+
+
+def test_a_model_in_a_folder_of_another_script_is_exported_unchecked(trained, tmp_path):
+    (tmp_path / "other").mkdir()
+    shutil.copy(trained[0] / "model.keras", tmp_path / "other")
+    (tmp_path / "other" / "run.json").write_text('{"encoder": "tiny"}')
+    result = run("export", tmp_path / "other", "-f", "saved-model", "-o", tmp_path / "saved")
+    assert "Not checked against Keras" in result.stdout + result.stderr
+    assert (tmp_path / "saved" / "saved_model.pb").exists()
 
 
 def test_export_of_a_folder_without_pictures_says_so(trained, tmp_path):

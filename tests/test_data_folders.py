@@ -51,6 +51,15 @@ def test_pairs_of_any_format_are_found_by_name(folders):
         np.testing.assert_array_equal(bright, mask.numpy() == 1)
 
 
+def test_names_that_only_look_the_same_are_told_apart(folders):
+    images, masks = folders
+    Image.new("RGB", (5, 5)).save(images / "caf\u00e9.png")
+    Image.new("L", (5, 5)).save(masks / "cafe\u0301.png")
+    message = error(folders)
+    assert message.startswith("1 problem in")
+    assert r"('cafe\u0301', not 'caf\xe9'): rename one" in message
+
+
 def test_everything_wrong_is_listed_in_one_error(folders):
     images, masks = folders
     Image.new("RGB", (5, 5)).save(images / "lonely.png")

@@ -240,10 +240,19 @@ def test_an_encoder_that_has_changed_since_is_refused():
         cache.apply(arrays(2))
 
 
-def test_a_random_layer_in_front_is_refused():
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.GaussianNoise(1.0),
+        keras.layers.RandomBrightness(0.2),
+        keras.layers.RandomFlip(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_random_layer_in_front_is_refused(layer):
     model = frozen()
     image = keras.Input((32, 32, 3))
-    features = model.get_layer("encoder")(keras.layers.GaussianNoise(1.0)(image))
+    features = model.get_layer("encoder")(layer(image))
     with pytest.raises(ValueError, match="random"):
         tl_unet.FeatureCache(keras.Model(image, keras.layers.ReLU()(features[0])))
 

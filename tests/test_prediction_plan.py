@@ -87,10 +87,11 @@ def test_size_and_tile_exclude_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "size"), [(bright, 32), (lambda: fixed_sides(), None)])
-def test_an_overlap_of_resized_pictures_is_an_error(model, size, tmp_path):
+@pytest.mark.parametrize("name", ["overlap", "batch_size"])
+def test_what_is_of_tiles_is_an_error_for_resized_pictures(model, size, name, tmp_path):
     Image.fromarray(half()).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="`overlap` is that of tiles"):
-        predict(tmp_path / "a.png", tmp_path, model=model(), size=size, overlap=8)
+    with pytest.raises(ValueError, match=f"`{name}` is that of tiles"):
+        predict(tmp_path / "a.png", tmp_path, model=model(), size=size, **{name: 8})
     assert not (tmp_path / "masks").exists()
 
 

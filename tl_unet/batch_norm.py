@@ -32,9 +32,9 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
         The model.
 
     Raises:
-        ValueError: if no batch normalisation of the model is trainable, there are no data, they are endless and `batches` is `None`, or
-            `batch_size` or `batches` is below 1.
-        TypeError: if `model` is no `keras.Model`, or `batch_size` or `batches` no int.
+        ValueError: if no batch normalisation of the model is trainable, there are no data, they are endless and `batches` is `None`, a batch
+            has another number of channels than the model takes, or `batch_size` or `batches` is below 1.
+        TypeError: if `model` is no `keras.Model`, `data` is a tuple of arrays such as `(images, masks)`, or `batch_size` or `batches` no int.
 
     Example:
 
@@ -71,6 +71,7 @@ def update_batch_norm(model, data, *, batch_size=16, batches=None):
     seen = 0
     try:
         for images in itertools.islice(_batches(data, batch_size), batches):
+            _check_channels(images, model)
             for norm in norms:  # so that each running value is the mean of what it has seen
                 norm.momentum = seen / (seen + 1)
                 if not seen:  # NaN, which an overflow leaves, would stay
@@ -152,7 +153,22 @@ def _statistics(norm):
     return norm.moving_mean, norm.moving_variance
 
 
+def _check_channels(images, model):
+    """Refuses what is no image of the model: Keras would take a mask for a grey one and show it to a model of three colours."""
+    wanted = model.inputs[0].shape[-1] if getattr(model, "inputs", None) else None
+    shape = getattr(images, "shape", None)
+    if shape and wanted is not None and shape[-1] != wanted:
+        raise ValueError(
+            f"A batch of `data` has the shape {tuple(shape)}, but the model takes images of {wanted} channels. Of images and masks "
+            "in arrays, give the images alone."
+        )
+
+
 def _batches(data, batch_size):
+    if isinstance(data, tuple) and len(data) > 1 and all(hasattr(part, "shape") for part in data):
+        raise TypeError(
+            "`data` is a tuple of arrays: of (images, masks) give the images alone; several batches as a list."
+        )
     if hasattr(data, "shape"):
         return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
     batches = iterate_py_dataset(data) if isinstance(data, keras.utils.PyDataset) else data

@@ -131,7 +131,8 @@ def balanced_class_weights(masks, classes, *, power=1.0, ignore_index=IGNORE):
     batches = [masks] if hasattr(masks, "shape") else masks
     numbers, ignored = np.zeros(max(2, classes), np.int64), False
     for batch in batches:
-        mask = np.asarray(batch[1] if isinstance(batch, tuple | list) else batch)
+        pair = isinstance(batch, tuple | list) and len(batch) > 1 and hasattr(batch[1], "shape")
+        mask = np.asarray(batch[1] if pair else batch)
         numbers += _pixels_of_classes(mask, classes, ignore_index)
         ignored = ignored or (ignore_index is not None and (mask == ignore_index).any())
     if classes == 1 and ignored and not numbers[1]:

@@ -76,7 +76,7 @@ def ensemble(models, *, name="ensemble"):
     image = keras.Input(sides[1:], name="image")
     # New models over the same layers: they need names of their own inside another model.
     masks = [
-        keras.Model(plain.input, plain.output, name=f"member{i}")(image)
+        keras.Model(plain.inputs[0], plain.outputs[0], name=f"member{i}")(image)
         for i, plain in enumerate(map(strip_auxiliary, models), 1)
     ]
     mean = keras.layers.Average(dtype="float32", name="mean")(masks)

@@ -375,4 +375,9 @@ def _checked_dtype(dtype, encoder):
 
 def _is_random(layer):
     found = [layer, *getattr(layer, "layers", ())]
-    return any(hasattr(inner, "seed_generator") for inner in found)
+    # Keras' dropout and noise have the one, its augmentation layers the other.
+    return any(
+        isinstance(getattr(inner, name, None), keras.random.SeedGenerator)
+        for inner in found
+        for name in ("seed_generator", "generator")
+    )

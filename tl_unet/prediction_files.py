@@ -57,7 +57,7 @@ def predict_files(
     size=None,
     tile=None,
     overlap=None,
-    batch_size=4,
+    batch_size=None,
     augment=False,
     threshold=0.5,
     overlay=False,
@@ -83,7 +83,7 @@ def predict_files(
             one size only takes tiles of that size only. Defaults to `None`: 512.
         overlap: int, pixels by which tiles overlap, as in `predict_tiled`. Only of tiles: where pictures are resized it is an
             error. Defaults to `None`: 64, or a quarter of small tiles.
-        batch_size: int, tiles at once. Defaults to `4`.
+        batch_size: int, tiles at once. Only of tiles, as `overlap`. Defaults to `None`: 4.
         augment: as in `predict_augmented`. Defaults to `False`.
         threshold: float from 0 to 1, above which one class is foreground; with more classes it is an error. Defaults to `0.5`.
         overlay: bool, whether to write `NAME_overlay.png` too, the mask on its picture. Defaults to `False`.
@@ -106,7 +106,7 @@ def predict_files(
     """
     check_decidable(model)
     check_threshold(threshold, model.output_shape[-1])
-    reading = plan_reading(model, size, tile, overlap)
+    reading = plan_reading(model, size, tile, overlap, batch_size)
     targets = plan_targets(
         sources, output, overlay=overlay, probabilities=probabilities, overwrite=overwrite
     )
@@ -122,7 +122,6 @@ def predict_files(
                 source,
                 target,
                 reading=reading,
-                batch_size=batch_size,
                 augment=augment,
                 threshold=threshold,
                 overlay=overlay,
@@ -140,7 +139,7 @@ def predict_files(
 
 
 def _predict_file(
-    model, source, target, *, reading, batch_size, augment, threshold, overlay, probabilities, warn
+    model, source, target, *, reading, augment, threshold, overlay, probabilities, warn
 ):
     image = read_picture(source, model.input_shape[-1], lazily="tile_size" in reading, warn=warn)
     if "tile_size" in reading:
@@ -149,9 +148,7 @@ def _predict_file(
         shape = (*image.shape[:2], model.output_shape[-1])
         if "tile_size" in reading:
             masks = _room_for(shape, folder)
-            masks = predict_tiled(
-                model, image, batch_size=batch_size, augment=augment, output=masks, **reading
-            )
+            masks = predict_tiled(model, image, augment=augment, output=masks, **reading)
         else:  # as in the training, and the probabilities brought to the picture's size
             small = resize_picture(np.asarray(image), reading["size"])
             small_masks = predict_augmented(model, small[None], augment, batch_size=1)[0]

@@ -34,7 +34,7 @@ def working_size(model, size=None):
     return fixed
 
 
-def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
+def plan_reading(model, size=None, tile=None, overlap=None, batch_size=None) -> dict:
     """How pictures come before a model: resized to one size, or in tiles.
 
     Args:
@@ -42,13 +42,14 @@ def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
         size: as in `predict_files`. Defaults to `None`.
         tile: as there. Defaults to `None`.
         overlap: as there. Defaults to `None`.
+        batch_size: as there. Defaults to `None`.
 
     Returns:
-        A dict: either `size`, `(height, width)`; or `tile_size`, `(height, width)`, and `overlap`, arguments of `predict_tiled`.
+        A dict: either `size`, `(height, width)`; or `tile_size`, `(height, width)`, `overlap` and `batch_size`, arguments of `predict_tiled`.
 
     Raises:
-        ValueError: if an argument is out of range, both `size` and `tile` are given, `overlap` is where pictures are resized, or the
-            model takes another size only.
+        ValueError: if an argument is out of range, both `size` and `tile` are given, `overlap` or `batch_size` is where pictures are
+            resized, or the model takes another size only.
     """
     if tile is None:
         size = working_size(model, size)
@@ -56,12 +57,13 @@ def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
         raise ValueError(
             f"`size` resizes pictures and `tile` does not: give one of them. Received: size={size}, tile={tile}."
         )
-    if size is not None and overlap is not None:
-        raise ValueError(
-            f"`overlap` is that of tiles, but pictures are resized, to {tuple(size)} (height, width): give `tile` too, or leave it out. "
-            f"Received: overlap={overlap}."
-        )
     if size is not None:
+        for name, value in {"overlap": overlap, "batch_size": batch_size}.items():
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` is that of tiles, but pictures are resized, to {tuple(size)} (height, width), and go one by one: give "
+                    f"`tile` too, or leave it out. Received: {name}={value}."
+                )
         return {"size": size}
     sides, overlap = resolve_tiles(512 if tile is None else tile, overlap)
     fixed = tuple(model.input_shape[1:3])
@@ -70,7 +72,11 @@ def plan_reading(model, size=None, tile=None, overlap=None) -> dict:
             f"The model takes tiles of {fixed} (height, width) only; received tile={tile}. Give that, or no tile: then pictures are "
             "resized to it."
         )
-    return {"tile_size": sides, "overlap": overlap}
+    return {
+        "tile_size": sides,
+        "overlap": overlap,
+        "batch_size": 4 if batch_size is None else batch_size,
+    }
 
 
 def plan_targets(

@@ -146,8 +146,10 @@ def evaluate(
     if scores["interval"]:
         out.print("In brackets: 95 % intervals, by bootstrap over the images.", style="dim")
     if found.unlabelled:
+        # A terminal may not take names of files that are not UTF-8.
+        names = ", ".join(found.unlabelled[:5]).encode("utf-8", "replace").decode()
         out.print(
-            f"{len(found.unlabelled)} more have no labelled pixel, and no scores: {', '.join(found.unlabelled[:5])}"
+            f"{len(found.unlabelled)} more have no labelled pixel, and no scores: {names}"
             + (" and others." if found.unlabelled[5:] else "."),
             soft_wrap=True,
         )

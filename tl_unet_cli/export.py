@@ -126,14 +126,12 @@ def _pictures(network, model, images, size, count):
     import numpy as np
 
     from tl_unet.pictures import Unreadable, find_pictures, read_resized, warn_once
-    from tl_unet.runs import RunFolder
 
     if images is not None:
         paths = find_pictures(images)
         if not paths:
             raise FileNotFoundError(f"There is no picture in {images}.")
-    elif model.is_dir() and RunFolder(model).settings.is_file():
-        settings = RunFolder(model).read_training()
+    elif settings := _training(model):
         folder = Path(settings["options"]["val_images"] or settings["options"]["images"])
         names = set(settings["names"]["validation"])
         found = find_pictures(folder) if folder.is_dir() else []
@@ -151,6 +149,16 @@ def _pictures(network, model, images, size, count):
         except Unreadable as error:
             raise Unreadable(f"{path}: {error}") from error
     return np.stack(pictures).astype("float32")
+
+
+def _training(model):
+    """What is known of the training of a model in a folder; `None` of others, and where another script wrote `run.json`."""
+    from tl_unet.runs import RunFolder
+
+    try:
+        return RunFolder(model).read_training()
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _compare(network, path, pictures, batch_size):

@@ -81,7 +81,15 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tiles at once.")] = 4,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Tiles at once; not where pictures are resized. Default: 4.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: THRESHOLD = 0.5,
     tta: TTA = False,
     as_json: JSON = False,
@@ -104,7 +112,7 @@ def predict(
     files = {"overlay": overlay, "probabilities": probabilities, "overwrite": overwrite}
     with failures(usage=(ValueError, FileExistsError)):
         prediction_files.plan_targets(pictures, output, **files)
-        prediction_files.plan_reading(network, size, tile, overlap)
+        prediction_files.plan_reading(network, size, tile, overlap, batch_size)
     with failures(), progress("pictures") as bar:
         task = bar.add_task("predicting", total=None)
 

@@ -5,6 +5,7 @@ validation part keep them in two pairs of folders, or pick with `names`.
 """
 
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def _pairing_problems(name: str, images: dict, masks: dict) -> list[str]:
         elif len(files) > 1:
             problems.append(f"{name}: {len(files)} {kind}s ({', '.join(f.name for f in files)})")
     return problems
+
+
+def _same_to_the_eye(names, images, masks) -> dict[str, list[str]]:
+    """The problems of names that are not paired and look as if they were: macOS writes an accent as a character of its own."""
+    lonely = {unicodedata.normalize("NFC", n): n for n in names if n in masks and n not in images}
+    found = {}
+    for image in names:
+        mask = lonely.get(unicodedata.normalize("NFC", image))
+        if mask is not None and image in images and image not in masks:
+            found[image] = [
+                f"{image}: its mask's name looks the same, but is of other Unicode characters ({ascii(mask)}, not {ascii(image)}): "
+                "rename one of the files"
+            ]
+            found[mask] = []
+    return found
 
 
 def image_mask_dataset(
@@ -141,6 +157,7 @@ def image_mask_dataset(
     names = sorted(images.keys() | masks.keys()) if names is None else list(names)
     problems = {name: _pairing_problems(name, images, masks) for name in names}
     whole = [name for name in names if not problems[name]]
+    problems |= _same_to_the_eye(names, images, masks)
     return build_pairs(
         whole,
         [(images[name][0], masks[name][0]) for name in whole],

@@ -76,7 +76,7 @@ class LabelTable:
     def __call__(self, mask: np.ndarray) -> np.ndarray:
         """Returns `mask` as uint8 classes; raises ValueError naming the values it does not know."""
         known = (mask >= 0) & (mask < len(self._table))
-        classes = np.where(known, self._table[np.where(known, mask, 0)], -1)
+        classes = np.where(known, self._table[np.where(known, mask, 0)], self.other)
         if (classes < 0).any():
             found = np.unique(mask[classes < 0])
             shown = ", ".join(map(self._show, found[:10])) + (", ..." if len(found) > 10 else "")
