@@ -302,8 +302,10 @@ def main(argv=None):
         if contestant.library in arguments.libraries
     }
     found, missing = pythons(needed, arguments.environments)
-    kept = (document["machine"] or {}).get("versions", {})
+    before = document["machine"] or {}
+    kept = before.get("versions", {})
     document["machine"] = about = machine(arguments.threads, found)
+    today, about["date"] = about["date"], before.get("date", about["date"])
     about |= {"quick": arguments.quick, "rounds": arguments.rounds}
     # This call may need fewer environments, or run in one with fewer packages.
     seen = {name: kept.get(name, {}) | found for name, found in about["versions"].items()}
@@ -313,6 +315,7 @@ def main(argv=None):
         if state(document["cells"].get(name), work, arguments) != "not measured":
             continue
         print(f"{number}/{len(cells)} {name}", flush=True)
+        about["date"] = today
         document["cells"][name] = {
             "work": work,
             "date": about["date"],

@@ -132,7 +132,6 @@ def main(argv=None):
                 f"{arguments.json} holds rows of another setting, {kept['setting']}. Give the same options, another --json, or delete it."
             )
         document = kept
-    document["setting"]["date"] = datetime.date.today().isoformat()
     parts = oxford_pets(
         arguments.data, size=arguments.size, batch_size=arguments.batch, limit=arguments.images
     )
@@ -140,6 +139,7 @@ def main(argv=None):
         if name not in document["rows"]:
             keras.utils.clear_session()
             keras.utils.set_random_seed(0)
+            document["setting"]["date"] = datetime.date.today().isoformat()
             document["rows"][name] = measure(
                 name,
                 arguments.filters,

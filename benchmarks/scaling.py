@@ -247,7 +247,7 @@ def main(argv=None):
         document = json.loads(arguments.json.read_text(encoding="utf-8"))
         if {key: document["machine"][key] for key in setting} != setting:
             parser.error(f"{arguments.json} holds points of another setting, machine or version; give the same options, another --json, or delete it")  # fmt: skip
-    document["machine"] = {**setting, "date": datetime.date.today().isoformat()}
+    document.setdefault("machine", setting)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -255,6 +255,7 @@ def main(argv=None):
     for name, task in points(arguments.quick):
         if "error" not in document["points"].get(name, ["error"]):
             continue
+        document["machine"]["date"] = datetime.date.today().isoformat()
         command = [sys.executable, __file__, "--repeats", str(arguments.repeats)]
         child = subprocess.run(
             [*command, "--point", json.dumps(task)],

@@ -17,6 +17,7 @@ import sys
 import keras
 import pets_model  # noqa: F401 - models were saved with what it registers
 from paper.environment import environment
+from paper.errors import as_usage_errors
 from paper.files import replacing, write_json
 from pets_recipes import Stage
 from train_pets import evaluate, load_data
@@ -26,7 +27,7 @@ import tl_unet
 # Of each run, in the results.
 KEPT = (
     *("command", "environment", "recipe", "encoder", "stages", "seed", "limit"),
-    *("seconds", "validation", "test"),
+    *("pictures", "seconds", "validation", "test"),
 )
 
 
@@ -46,8 +47,10 @@ def read_runs(folders, parser):
                 f"{folder / 'results.json'} is not of a run of this train_pets.py: it lacks {', '.join(missing)}"
             )
     sizes = [run["stages"][-1]["size"] for run in runs]
-    for name, values in {"size": sizes, "limit": [run["limit"] for run in runs]}.items():
-        if len(set(values)) > 1:
+    judged = {"size": sizes}
+    judged |= {name: [run[name] for run in runs] for name in ("limit", "pictures")}
+    for name, values in judged.items():
+        if any(value != values[0] for value in values):
             found = ", ".join(f"{folder}: {v}" for folder, v in zip(folders, values, strict=True))
             parser.error(f"the runs were judged on different pictures by their {name} ({found})")
     return runs, [
@@ -83,7 +86,13 @@ def main():
     last = Stage(**runs[0]["stages"][-1])
     arguments.seed = 0  # of the order of pictures, which judging does not depend on
     arguments.limit = runs[0]["limit"]
-    data = load_data(arguments, last, augmented=False)
+    with as_usage_errors(parser):
+        data = load_data(arguments, last, augmented=False)
+    pictures = {part: len(subset.names) for part, subset in data.items()}
+    if pictures != runs[0]["pictures"]:
+        parser.error(
+            f"--data {arguments.data} has other pictures ({pictures}) than the runs were judged on ({runs[0]['pictures']})"
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     with replacing(arguments.output / "model.keras") as beside:
         model.save(beside)
@@ -91,6 +100,7 @@ def main():
         "command": shlex.join(["python", *sys.argv]),
         "environment": environment(),
         "limit": arguments.limit,
+        "pictures": pictures,
         "members": [
             {
                 "run": str(folder),

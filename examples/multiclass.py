@@ -20,6 +20,7 @@ import time
 
 import keras
 import numpy as np
+from paper.errors import as_usage_errors
 
 import tl_unet
 import tl_unet.data
@@ -241,17 +242,18 @@ def parse_arguments():
         parser.error(
             f"{arguments.output} is not empty, and what is in it may be of use: give another --output"
         )
-    return arguments
+    return parser, arguments
 
 
 def main():
     """Trains, judges, draws."""
-    arguments = parse_arguments()
+    parser, arguments = parse_arguments()
     begun = time.perf_counter()
     keras.utils.set_random_seed(arguments.seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    parts, names = load_data(arguments)
-    model = build_model(arguments, len(names))
+    with as_usage_errors(parser):
+        parts, names = load_data(arguments)
+        model = build_model(arguments, len(names))
     rows = fit(model, parts, names, arguments)
     with replacing(arguments.output / "model.keras") as beside:
         keras.Model(model.inputs, model.outputs, name=model.name).save(beside)

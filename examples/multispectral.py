@@ -238,6 +238,11 @@ def parse_arguments():
         parser.error("--epochs and --batch-size must be at least 1, --scenes at least 3")
     if arguments.size < 32 or min(arguments.seed, arguments.freeze_epochs) < 0:
         parser.error("--size must be at least 32, --seed and --freeze-epochs not negative")
+    if (
+        arguments.weights not in (None, "imagenet")
+        and not pathlib.Path(arguments.weights).is_file()
+    ):
+        parser.error(f"there is no file of weights {arguments.weights!r}")
     return parser, arguments
 
 

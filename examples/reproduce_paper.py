@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("report.md", "table1.md", "table2.md", "results.json"):
             (given.output / name).unlink(missing_ok=True)
 
-    from paper.experiment import Experiment  # imports TensorFlow: not for --help or a typing error
+    # It imports TensorFlow: not for --help or a typing error.
+    from paper.experiment import Experiment, UnreadablePictures
 
     command = previous["command"] if previous else shlex.join(["python", sys.argv[0], *argv])
     if previous and options.epochs != previous["configuration"]["epochs"]:
@@ -75,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         command += f" --epochs {options.epochs}"  # the last one counts
     try:
         return Experiment(options, Path(given.output), command, previous, given.feature_cache).run()
+    except UnreadablePictures as error:
+        command_line.error(f"--data {options.data}: {error}")
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. Go on with: python {sys.argv[0]} --output {given.output} --resume",

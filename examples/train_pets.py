@@ -25,6 +25,7 @@ import time
 import keras
 import numpy as np
 from paper.environment import environment
+from paper.errors import as_usage_errors
 from paper.files import replacing, write_json
 from paper.recipes import create_training_variables
 from paper.training import best_epoch, checkpoint, read_history, rewrite
@@ -252,7 +253,18 @@ def parse_arguments():
         metavar="VALUE:CLASS,...",
         help="what the values in MASKS mean; for trimaps 1:1,2:0,3:1, or without their border 1:1,2:0,3:255",
     )
-    return parser, parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.evaluate is None:
+        for name in ("size", "labels"):
+            if getattr(arguments, name) is not None:
+                parser.error(
+                    f"--{name} is for --evaluate; what a training does is said by its --recipe"
+                )
+    for name, least in {"limit": 3, "size": 1, "seed": 0}.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}; received {value}")
+    return parser, arguments
 
 
 def begun(folder):
@@ -293,9 +305,10 @@ def main():
                 f"there is no model {path}: train one first, or give its directory as --output"
             )
         size = arguments.size or last_size(arguments.output, parser)
-        folder = tl_unet.data.image_mask_dataset(
-            *arguments.evaluate, size=size, labels=arguments.labels
-        )
+        with as_usage_errors(parser):
+            folder = tl_unet.data.image_mask_dataset(
+                *arguments.evaluate, size=size, labels=arguments.labels
+            )
         evaluate(keras.saving.load_model(path, compile=False), folder.dataset, "Folder")
         return
     if begun(arguments.output) and not arguments.resume:
@@ -308,7 +321,9 @@ def main():
     stages = recipe.stages
     policy = arguments.dtype_policy or recipe.dtype_policy
     keras.config.set_dtype_policy(policy)
-    model = build_model(recipe, arguments.weights)
+    with as_usage_errors(parser):
+        model = build_model(recipe, arguments.weights)
+        data = load_data(arguments, stages[-1], augmented=False)
     histories, best = {}, {}
     for stage in stages:
         histories[stage.name] = fit_stage(model, stage, arguments)
@@ -317,7 +332,6 @@ def main():
     if recipe.averaged:
         kept = zip(*candidates.values(), strict=True)
         candidates["mean"] = [np.mean(values, axis=0) for values in kept]
-    data = load_data(arguments, stages[-1], augmented=False)
     weights = choose(model, candidates, data)
     with replacing(path) as beside:
         model.save(beside)
@@ -330,6 +344,7 @@ def main():
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "seed": arguments.seed,
         "limit": arguments.limit,
+        "pictures": {part: len(subset.names) for part, subset in data.items()},
         "seconds": sum(sum(history["seconds"]) for history in histories.values()),
         "validation_iou": {name: history["val_iou"] for name, history in histories.items()},
         "weights": weights,

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,47 @@ def test_a_run_that_stopped_while_it_read_the_pictures_is_resumed(tmp_path, monk
     assert reproduce_paper.main([*output, "--resume"]) == INTERRUPTED
     assert seen[0] == seen[1]
     assert seen[1].size == 48
+
+
+def test_a_wrong_folder_of_pictures_is_told_in_a_line_and_leaves_no_run(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    run = ["--models", "unet", "--output", str(tmp_path / "run")]
+    for _ in range(2):  # the first leaves nothing that the second would have to replace
+        with pytest.raises(SystemExit) as end:
+            reproduce_paper.main([*run, "--data", str(tmp_path / "empty")])
+        assert end.value.code == 2
+        message = capsys.readouterr().err
+        assert f"--data {tmp_path / 'empty'}" in message
+        assert "images" in message
+
+
+def test_weights_are_found_by_the_names_of_keras_downloads_and_a_wrong_file_is_a_reason(tmp_path):
+    asked = options("--weights-dir", str(tmp_path), "--models", "munet", "--data", "shapes")
+    run = experiment.Experiment(asked, tmp_path, "", None)
+    with pytest.raises(FileNotFoundError, match=r"mobilenetv2_imagenet.* or mobilenet_v2_weights"):
+        run._weights("mobilenetv2")
+    file = tmp_path / experiment.DOWNLOADS["mobilenetv2"]
+    file.write_bytes(b"no weights")
+    assert run._weights("mobilenetv2") == str(file)
+    entry = run._run_model("munet", {}, [], None)
+    assert entry["status"] == "skipped"
+    assert "not an HDF5 file" in entry["reason"]
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch):
+    first = experiment.Experiment(options(), tmp_path, "", None).results
+    again = experiment.Experiment(options(), tmp_path, "", first).results
+    assert "resumed_on" not in again
+    elsewhere = {**first["environment"], "processor": "another"}
+    monkeypatch.setattr(experiment, "environment", lambda: elsewhere)
+    moved = experiment.Experiment(options(), tmp_path, "", first).results
+    assert moved["environment"] == first["environment"]
+    assert moved["resumed_on"] == [elsewhere]
+    assert experiment.Experiment(options(), tmp_path, "", moved).results["resumed_on"] == [
+        elsewhere
+    ]
+    moved["data"] = {part: {"pictures": 3} for part in ("train", "validation", "test")}
+    assert "; resumed on: 2 CPU" in report.page(moved).replace(f"{os.cpu_count()} CPU", "2 CPU")
 
 
 def test_only_a_run_is_deleted_and_nothing_goes_on_from_leftovers(tmp_path, monkeypatch, capsys):

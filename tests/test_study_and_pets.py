@@ -15,6 +15,7 @@ import numpy as np
 import pets_model
 import pets_recipes
 import pytest
+import results
 import study
 import tensorflow as tf
 import train_pets
@@ -73,7 +74,7 @@ def test_a_study_runs_what_is_missing_and_resumes_what_was_interrupted(tmp_path,
     ]
 
 
-@pytest.mark.parametrize("other", [{"loss": "dice"}, {"epochs": 3}])
+@pytest.mark.parametrize("other", [{"loss": "dice"}, {"epochs": 3}, {"limit": 30}])
 def test_a_study_refuses_a_complete_run_of_other_options(tmp_path, monkeypatch, other):
     row = study.Row("first", "munet", "--loss bce")
     monkeypatch.setitem(study.STUDIES, "small", study.Study("?", "--epochs 1", (0,), (row,)))
@@ -91,6 +92,18 @@ def test_a_study_of_the_papers_models_has_the_papers_figures_and_says_what_was_n
     absent = next(line for line in lines if "R-Unet" in line)
     assert absent.count("not run here") == 5
     assert "0.7569" in absent
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_the_results_that_are_published_are_of_the_studys_options(name):
+    published = 0
+    for row in study.STUDIES[name].rows:
+        for seed in study.STUDIES[name].seeds:
+            path = results.kept_path(results.RESULTS, name, row, seed)
+            if study.read(path, row):
+                study.check(study.STUDIES[name], row, seed, path)
+                published += 1
+    assert published or name == "features"  # which was not run
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
@@ -180,6 +193,32 @@ def test_a_run_of_pets_is_resumed_with_its_own_options_only(tmp_path, monkeypatc
     with pytest.raises(SystemExit):
         run("--limit", "8", "--resume")
     assert "another version of the recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--size", "320"], "--size is for --evaluate"),
+        (["--labels", "1:1"], "--labels is for --evaluate"),
+        (["--limit", "2"], "--limit must be at least 3"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--evaluate", "nowhere", "masks", "--size", "32"], "nowhere"),
+        (["--evaluate", "images", "masks", "--size", "0"], "--size must be at least 1"),
+    ],
+)
+def test_wrong_options_of_the_pets_script_are_told_in_a_line(
+    given, said, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "model.keras").touch()
+    monkeypatch.setattr(train_pets, "build_model", lambda recipe, weights: None)
+    monkeypatch.setattr("sys.argv", ["train_pets.py", *given, "--output", str(tmp_path)])
+    if "--evaluate" not in given:
+        (tmp_path / "model.keras").unlink()
+    with pytest.raises(SystemExit) as end:
+        train_pets.main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_accuracy_of_pets_leaves_out_what_is_255():
@@ -294,12 +333,23 @@ def test_pets_train_in_stages_resume_and_are_evaluated_on_a_folder(tmp_path, mon
     first, second = (member.predict(image, verbose=0) for member in members)
     assert np.abs(first - second).max() > 1e-3
     np.testing.assert_allclose(model.predict(image, verbose=0), (first + second) / 2, atol=1e-5)
-    for key, value in {"limit": 9, "stages": [{**one["stages"][-1], "size": 32}]}.items():
+    pictures = {"train": 8, "validation": 2, "test": 3}
+    for key, value in {
+        "limit": 9,
+        "pictures": pictures,
+        "stages": [{**one["stages"][-1], "size": 32}],
+    }.items():
         write_json(tmp_path / "other" / "results.json", {**one, key: value})
         monkeypatch.setattr("sys.argv", [*call[:-1], str(tmp_path / "new")])
         with pytest.raises(SystemExit):
             ensemble_pets.main()
         assert "different pictures" in capsys.readouterr().err
+    for folder in ("run", "other"):  # judged as one, but on pictures that --data has not
+        write_json(tmp_path / folder / "results.json", {**one, "pictures": pictures})
+    with pytest.raises(SystemExit):
+        ensemble_pets.main()
+    assert "has other pictures" in capsys.readouterr().err
+    write_json(tmp_path / "run" / "results.json", one)
     write_json(tmp_path / "other" / "results.json", both)
     with pytest.raises(SystemExit):
         ensemble_pets.main()

@@ -30,7 +30,7 @@ from paper.files import write_text  # noqa: E402
 from paper.published import PUBLISHED  # noqa: E402
 from paper.recipes import MODELS  # noqa: E402
 from paper.training import best_epoch, read_history  # noqa: E402
-from study import STUDIES, read, results_path, stored, table  # noqa: E402
+from study import STUDIES, check, read, results_path, stored, table  # noqa: E402
 
 from tl_unet import plotting  # noqa: E402
 
@@ -95,6 +95,7 @@ def collect(name, studies, authors):
         for seed in study.seeds:
             path, kept = results_path(studies, name, row, seed), kept_path(RESULTS, name, row, seed)
             if read(path, row):
+                check(study, row, seed, path)
                 shutil.copy(path, kept)
                 shutil.copy(path.parent / "history" / f"{row.model}.csv", kept.with_suffix(".csv"))
         if study.published and kept_path(RESULTS, name, row, study.seeds[0]).exists():

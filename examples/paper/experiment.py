@@ -18,8 +18,20 @@ from paper.source_task import train_encoder
 from paper.training import best_epoch, diverged, duration, fit
 
 SCRATCH = "unet"  # the encoder that has no pre-trained weights
+_DOWNLOAD = "weights_tf_dim_ordering_tf_kernels"
+# What the files that Keras downloads are called, and has in ~/.keras/models.
+DOWNLOADS = {
+    "vgg16": f"vgg16_{_DOWNLOAD}_notop.h5",
+    "densenet121": f"densenet121_{_DOWNLOAD}_notop.h5",
+    "resnet50": f"resnet50_{_DOWNLOAD}_notop.h5",
+    "mobilenetv2": f"mobilenet_v2_{_DOWNLOAD}_1.0_224_no_top.h5",
+}
 FINISHED = ("done", "diverged")
 TENSORFLOWS_SEED = 87654321  # what TensorFlow takes for its global seed where none was set
+
+
+class UnreadablePictures(Exception):
+    """The pictures of a run could not be had; nothing was begun."""
 
 
 class Experiment:
@@ -53,17 +65,28 @@ class Experiment:
         # A resumed run may have been given another number of epochs.
         asked = {"command": command, "configuration": dataclasses.asdict(options)}
         self.results = (previous or fresh) | asked | {"status": "running"}
+        machines = [self.results["environment"], *self.results.get("resumed_on", [])]
+        if fresh["environment"] not in machines:
+            self.results["resumed_on"] = [*machines[1:], fresh["environment"]]
 
     def run(self) -> int:
         """Run every model that is not done, and write the report.
 
         Returns:
             0, or `SKIPPED` if the weights of a model could not be had.
+
+        Raises:
+            UnreadablePictures: if they are not there, or damaged.
         """
         options = self.options
         write_json(self.output / "results.json", self.results)  # from now on --resume knows it
         print(f"Reading the pictures ({options.data}) ...", flush=True)
-        parts = self._read()
+        try:
+            parts = self._read()
+        except (ImportError, OSError, ValueError) as error:
+            if self.results["data"] is None:  # no run yet: another --data may follow
+                (self.output / "results.json").unlink()
+            raise UnreadablePictures(str(error)) from error
         self._store()
         images, masks, names = pictures.examples(parts, figures.PICTURES)
         models = self.results["models"]
@@ -111,6 +134,10 @@ class Experiment:
             model = compiled_model(name, options, weights)
         except FileNotFoundError as error:
             return {"status": "skipped", "reason": str(error)}
+        except ValueError as error:
+            if options.weights_source != "directory":
+                raise
+            return {"status": "skipped", "reason": str(error)}  # the file is of something else
         entry = {
             "status": "done",
             "build_unet": build_arguments(name, options),
@@ -148,12 +175,16 @@ class Experiment:
         if source == "imagenet":
             return source
         if source == "directory":
-            path = Path(self.options.weights_dir) / f"{encoder}_imagenet_notop.weights.h5"
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"there is no file {path.name} in {path.parent}; without --weights-dir Keras would download the weights"
-                )
-            return str(path)
+            folder = Path(self.options.weights_dir)
+            names = [f"{encoder}_imagenet_notop.weights.h5"]
+            if encoder in DOWNLOADS:
+                names.append(DOWNLOADS[encoder])
+            for name in names:
+                if (folder / name).exists():
+                    return str(folder / name)
+            raise FileNotFoundError(
+                f"there is no file {' or '.join(names)} in {folder}; without --weights-dir Keras would download the weights"
+            )
         path = self.output / "source" / f"{encoder}.weights.h5"
         if not path.exists():
             print(

@@ -115,8 +115,8 @@ def parser() -> argparse.ArgumentParser:
     add(what, "--models", f"comma-separated, of {', '.join(MODELS)}; default: all", type=_models)
     add(what, "--data", "shapes (synthetic, offline), tfds (Oxford-IIIT Pet, downloaded), or the directory of the unpacked pet "
         "archives", metavar="shapes|tfds|DIRECTORY")  # fmt: skip
-    add(what, "--weights-dir", "directory of files {encoder}_imagenet_notop.weights.h5; a model whose file is not there is "
-        "skipped. Default: Keras downloads ImageNet weights; the demo on shapes trains its encoders on a source task "
+    add(what, "--weights-dir", "directory of files {encoder}_imagenet_notop.weights.h5, or as Keras downloads them (~/.keras/models); a model whose "
+        "file is not there is skipped. Default: Keras downloads ImageNet weights; the demo on shapes trains its encoders on a source task "
         "instead", metavar="DIRECTORY")  # fmt: skip
 
     scale = this.add_argument_group("how much")
@@ -163,8 +163,8 @@ def parser() -> argparse.ArgumentParser:
         "of starting weights, order and augmentation (default: 0)",
         type=_number(int, 0),
     )
-    add(run, "--mixed-precision", "compute in 16 bits: bfloat16 (if nothing is said), or float16, for GPUs without it",
-        nargs="?", const="bfloat16", choices=("bfloat16", "float16"))  # fmt: skip
+    add(run, "--mixed-precision", "compute in 16 bits: bfloat16 (if nothing is said), or float16, for GPUs without it; off (default): in 32",
+        nargs="?", const="bfloat16", choices=("bfloat16", "float16", "off"))  # fmt: skip
     add(
         run, "--output", "directory to write (default: runs/paper)", default="runs/paper", type=Path
     )
@@ -204,6 +204,8 @@ def resolve(given: argparse.Namespace, stored: dict | None) -> Options:
         said["normalization"] = given.normalization  # None was meant
     if said.get("limit") == 0:
         said["limit"] = None
+    if said.get("mixed_precision") == "off":
+        said["mixed_precision"] = None
     if stored is not None:
         different = [
             f"--{key.replace('_', '-')} was {stored[key]!r}, now {value!r}"

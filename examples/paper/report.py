@@ -120,6 +120,14 @@ def runs_table(results: dict) -> str:
     )
 
 
+def _machine(environment):
+    environment = {"processor": "processor not recorded"} | environment
+    return (
+        f"{environment['cpus']} CPU cores ({environment['processor']}), {environment['platform']}; Python {environment['python']}, "
+        f"Keras {environment['keras']} ({environment['backend']} {environment['tensorflow']}), tl-unet {environment['tl_unet']}"
+    )
+
+
 def page(results: dict) -> str:
     """`report.md`."""
     asked = results["configuration"]
@@ -129,7 +137,7 @@ def page(results: dict) -> str:
     if accuracies:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
         weights += f" (accuracy on new textures: {listed}; chance is 0.12)"
-    environment = {"processor": "processor not recorded"} | results["environment"]
+    machines = map(_machine, [results["environment"], *results.get("resumed_on", [])])
     text = f"""# U-Net transfer learning with various encoders: recipe "{asked["recipe"]}"
 
 ```
@@ -142,8 +150,7 @@ def page(results: dict) -> str:
   augmentation {"on" if asked["augment"] else "off"}, seed {asked["seed"]}, precision {asked["mixed_precision"] or "float32"}.
 - Recipe: preprocessing {asked["preprocessing"]}, last stage {asked["last_stage"]}, decoder normalization
   {asked["normalization"] or "none"}; learning rates: {_rates(results)}.
-- Machine: {environment["cpus"]} CPU cores ({environment["processor"]}), {environment["platform"]}; Python {environment["python"]}, Keras {environment["keras"]}
-  ({environment["backend"]} {environment["tensorflow"]}), tl-unet {environment["tl_unet"]}.
+- Machine: {"; resumed on: ".join(machines)}.
 """
     if asked["preset"] != "paper":
         text += "\n**This is a scaled-down run**: its figures are not comparable with the paper's, which are shown for orientation.\n"
