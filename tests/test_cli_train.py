@@ -73,7 +73,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         *("--normalization", "none", "--upsampling", "bilinear", "--dropout", 0.1),
         *("--mixed-precision", "bfloat16", "--val-share", 0.4, "--class-names", "back, cell"),
         *("--class-weights", "0.5,2"),
-        *("--decoder", "unetplusplus"),
+        *("--decoder", "unetplusplus", "--group", "[^_]+"),
     )
     options = stub["options"]
     expected = {
@@ -100,6 +100,7 @@ def test_options_reach_the_training(stub, pairs, tmp_path):  # noqa: F811
         "dropout": 0.1,
         "mixed_precision": "bfloat16",
         "val_share": 0.4,
+        "group": "[^_]+",
         "class_names": ("back", "cell"),
         "class_weights": (0.5, 2.0),
         "images": str(pairs[0]),

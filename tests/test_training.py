@@ -341,6 +341,8 @@ def test_all_that_is_wrong_with_the_images_is_listed(tiny, pairs, tmp_path):
         ({"encoder": "unet"}, "no ImageNet weights"),
         ({"val_images": "there"}, "go together"),
         ({"val_share": 1.0}, "between 0 and 1"),
+        ({"group": "("}, "`group` must be a regular expression"),
+        ({"group": "a", "val_images": "v", "val_masks": "m"}, "`group` .* would do nothing"),
         ({"decoder_filters": (8,)}, "must be 5 positive ints"),
         ({"channels": 2}, "`channels` must be one of"),
         ({"mixed_precision": True}, "`mixed_precision` must be one of"),

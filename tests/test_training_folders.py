@@ -117,6 +117,30 @@ def test_a_share_of_the_names_validates_and_stays_when_images_are_added(tmp_path
     assert set(limited["validation"]) <= set(later["validation"]) | {limited["validation"][0]}
 
 
+def test_pictures_of_one_patient_stay_on_one_side(tmp_path):
+    images, masks = write_pairs(tmp_path / "slices", count=24)
+    for folder in (images, masks):
+        for i in range(24):
+            (folder / f"größe_{i}.png").rename(folder / f"P{i % 8}_slice{i}.png")
+    chosen = options((images, masks), encoder="vgg16", decoder_filters=None)
+    alone, whole, in_brackets = (
+        split(dataclasses.replace(chosen, group=group)) for group in (None, "[^_]+", "(P.)_slice")
+    )
+
+    def patients(names):
+        return {name.split("_")[0] for name in names}
+
+    assert patients(alone["train"]) & patients(alone["validation"])
+    assert not patients(whole["train"]) & patients(whole["validation"])
+    assert sorted(whole["train"] + whole["validation"]) == sorted(sum(alone.values(), []))
+    assert all(whole.values())
+    assert in_brackets == whole
+    with pytest.raises(ValueError, match="are of one group, 'P'"):
+        split(dataclasses.replace(chosen, group="P"))
+    with pytest.raises(ValueError, match="does not begin with what .group. matches"):
+        split(dataclasses.replace(chosen, group="Q"))
+
+
 def test_the_share_of_a_name_is_the_one_that_earlier_trainings_used():
     assert _digest(0, "größe_1") == pytest.approx(0.17077800752414155, abs=1e-12)
 

@@ -74,6 +74,16 @@ def train(
         folder_option("Their masks.", **_IMAGES),
     ] = None,
     val_share: Annotated[float, typer.Option(help="The share that validates.", **_IMAGES)] = 0.2,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="What at the beginning of a name says to which patient or scene a picture belongs, such as '[^_]+' for P017_slice42: "
+            "pictures of one stay together, in training or validation.",
+            show_default=False,
+            **_IMAGES,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -115,7 +125,10 @@ def train(
         ),
     ] = 1e-3,
     loss: Annotated[
-        str, typer.Option(help="crossentropy, dice, focal, jaccard, lovasz, or a sum.", **_TRAINING)
+        str,
+        typer.Option(
+            help="crossentropy, dice, focal, jaccard, lovasz, tversky, or a sum.", **_TRAINING
+        ),
     ] = "dice+crossentropy",
     augment: Annotated[
         bool, typer.Option(help="Flip, turn, scale and recolour training images.", **_TRAINING)

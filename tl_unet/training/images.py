@@ -1,6 +1,7 @@
 """The images of a training: which validate, and what each epoch sees of the others."""
 
 import hashlib
+import re
 import shutil
 
 import numpy as np
@@ -101,9 +102,16 @@ def split(options) -> dict[str, list[str]]:
         by_chance = sorted(names, key=lambda name: _digest(f"limit {options.seed}", name))
         return by_chance[: options.limit]
 
-    names = sorted(found("train"), key=lambda name: _digest(options.seed, name))
+    names = found("train")
     if options.val_images is not None:
         return {"train": sorted(names), "validation": sorted(found("validation"))}
+    group_of = {name: _group(options.group, name) for name in names}
+    groups = sorted(set(group_of.values()), key=lambda group: _digest(options.seed, group))
+    if len(names) > 1 and len(groups) < 2:
+        raise ValueError(
+            f"All {len(names)} images are of one group, {groups[0]!r}, by group={options.group!r}: there must be two at least, one to train "
+            "and one to validate."
+        )
     if len(names) < 2:
         which = (
             "`limit` is 1" if options.limit == 1 else f"There is only one image in {options.images}"
@@ -111,12 +119,24 @@ def split(options) -> dict[str, list[str]]:
         raise ValueError(
             f"{which}: without val_images there must be two at least, one to train and one to validate."
         )
-    validates = {name: _digest(options.seed, name) < options.val_share for name in names}
-    validates[names[0]], validates[names[-1]] = True, False  # neither part is empty
+    validates = {group: _digest(options.seed, group) < options.val_share for group in groups}
+    validates[groups[0]], validates[groups[-1]] = True, False  # neither part is empty
     return {
-        "train": sorted(name for name in names if not validates[name]),
-        "validation": sorted(name for name in names if validates[name]),
+        "train": sorted(name for name in names if not validates[group_of[name]]),
+        "validation": sorted(name for name in names if validates[group_of[name]]),
     }
+
+
+def _group(pattern, name) -> str:
+    """What of a name says which images belong together."""
+    if pattern is None:
+        return name
+    found = re.match(pattern, name)
+    if found is None:
+        raise ValueError(
+            f"The name {name!r} does not begin with what `group` matches, {pattern!r}."
+        )
+    return found[1] if found.re.groups else found[0]
 
 
 def _digest(purpose, name) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import numbers
 import operator
 import os
+import re
 from collections.abc import Mapping
 from functools import reduce
 
@@ -17,7 +18,14 @@ from tl_unet.classes import IGNORE
 from tl_unet.decoders import DEFAULT_FILTERS, NORMALIZATION, get_decoder_spec
 from tl_unet.encoders.build import resolve_encoder
 from tl_unet.encoders.hub import PREFIX, preset_of
-from tl_unet.losses import CrossentropyLoss, DiceLoss, FocalLoss, JaccardLoss, LovaszLoss
+from tl_unet.losses import (
+    CrossentropyLoss,
+    DiceLoss,
+    FocalLoss,
+    JaccardLoss,
+    LovaszLoss,
+    TverskyLoss,
+)
 
 PRECISIONS = ("bfloat16", "float16")
 _FILTERS = (256, 128, 64, 32, 16)
@@ -27,6 +35,7 @@ _LOSSES = {
     "focal": FocalLoss,
     "jaccard": JaccardLoss,
     "lovasz": LovaszLoss,
+    "tversky": TverskyLoss,
 }
 
 
@@ -41,6 +50,9 @@ class TrainingOptions:
         val_masks: str, path or `None`, folder of their masks. Defaults to `None`.
         val_share: float between 0 and 1, how many of the images validate where there are no folders for it. A hash of the
             name and the seed decides, so that an image stays on its side when others are added. Defaults to `0.2`.
+        group: str or `None`, a regular expression that matches the beginning of each name, such as `"[^_]+"` for `P017_slice42`:
+            images for which it finds the same, or the same in its first parentheses, are on one side, as those of one patient
+            must be. With `val_images` it would do nothing and is an error. Defaults to `None`: each image is by itself.
         encoder: str, one of `list_encoders()`, or a KerasHub preset such as `"hub:resnet_18_imagenet"`. Defaults to `"mobilenetv2"`.
         weights: `"imagenet"`, a path to a weights file, or `None` (random). Defaults to `"imagenet"`.
         size: int or `(height, width)` to which images are resized. Defaults to `256`.
@@ -61,7 +73,7 @@ class TrainingOptions:
         batch_size: int. Defaults to `8`.
         learning_rate: float, of the first stage; after a frozen stage the whole network learns with a tenth of it. Either
             falls along a cosine. Defaults to `0.001`.
-        loss: str, `"crossentropy"`, `"dice"`, `"focal"`, `"jaccard"`, `"lovasz"`, or a sum. Defaults to `"dice+crossentropy"`.
+        loss: str, `"crossentropy"`, `"dice"`, `"focal"`, `"jaccard"`, `"lovasz"`, `"tversky"`, or a sum. Defaults to `"dice+crossentropy"`.
         augment: bool, whether training images are flipped, turned, scaled and recoloured. Defaults to `True`.
         decoder: str, one of `list_decoders()`. Defaults to `"unet"`.
         decoder_filters: sequence of ints, one per up-sampling, coarsest first (`"fpn"`: two). Defaults to `None`: the decoder's own, but
@@ -90,6 +102,7 @@ class TrainingOptions:
     val_images: str | None = None
     val_masks: str | None = None
     val_share: float = 0.2
+    group: str | None = None
     encoder: str = "mobilenetv2"
     weights: str | None = "imagenet"
     size: tuple[int, int] = 256
@@ -185,6 +198,7 @@ class TrainingOptions:
             raise ValueError(
                 f"`val_share` must be between 0 and 1. Received: val_share={self.val_share}"
             )
+        self._check_group()
         if not 0 <= self.freeze_epochs <= self.epochs:
             raise ValueError(
                 f"`freeze_epochs` must be from 0 to the number of epochs, {self.epochs}. Received: {self.freeze_epochs}"
@@ -209,6 +223,20 @@ class TrainingOptions:
                 f"`decoder_filters` must be {count} positive ints for {spec.name} and the decoder {self.decoder}. "
                 f"Received: {self.decoder_filters}"
             )
+
+    def _check_group(self):
+        if self.group is None:
+            return
+        if self.val_images is not None:
+            raise ValueError(
+                "`group` keeps images together where a share of them validates; with `val_images` it would do nothing. Leave it out."
+            )
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise ValueError(
+                f"`group` must be a regular expression ({error}). Received: group={self.group!r}"
+            ) from None
 
     def _check_lists_of_classes(self):
         if self.labels is None and self.class_names is None and self.class_weights is None:
