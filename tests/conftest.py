@@ -7,6 +7,9 @@ import pathlib
 import socket
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What commands print is read here: without colours, which some systems force, and without line breaks.
+os.environ |= {"TERMINAL_WIDTH": "500", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
+os.environ.pop("FORCE_COLOR", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the processor: threads of one would only wait for those of the others.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

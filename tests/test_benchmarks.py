@@ -295,8 +295,7 @@ def test_counters_tell_what_an_exported_file_is_spent_on(tmp_path, monkeypatch, 
     rows = json.loads(path.read_text())["rows"]
     assert [(row["library"], row["work"]) for row in rows] == [("tl_unet", work) for work in works]
     for row in rows:
-        convolutions = sum(v for name, v in row["milliseconds"].items() if "Conv" in name)
-        assert convolutions > 0.5 * sum(row["milliseconds"].values())
+        assert "Conv" in max(row["milliseconds"], key=row["milliseconds"].get)
     assert path.with_suffix(".md").read_text().strip() in capsys.readouterr().out
 
 

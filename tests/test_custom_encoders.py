@@ -1,6 +1,7 @@
 """Encoders of the user's own: specs, the registry, and any functional model."""
 
 import dataclasses
+import sys
 
 import keras
 import numpy as np
@@ -261,3 +262,9 @@ def test_squeeze_and_excitation_and_preprocessing_layers_are_no_feature_maps():
 def test_a_model_that_cannot_be_an_encoder_is_an_error(model, message):
     with pytest.raises(ValueError, match=message):
         tl_unet.build_unet(model, preprocessing=None)
+
+
+def test_without_keras_hub_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ImportError, match=r'pip install "tl-unet\[hub\]"'):
+        tl_unet.build_unet("resnet18")

@@ -164,6 +164,11 @@ def test_python_blocks_are_python(block):
     block.compiled()
 
 
+def test_the_pages_and_their_blocks_are_found():
+    """Of lists that are empty no test would fail."""
+    assert (len(PAGES) > 35, len(PYTHON) > 100, len(COMMANDS) > 20) == (True, True, True)
+
+
 def test_python_is_always_called_python():
     """A block of another name would silently not be run."""
     names = {"py", "python3", "pycon", "ipython"}

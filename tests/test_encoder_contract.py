@@ -38,7 +38,14 @@ LARGE = {
     *(f"efficientnetb{i}" for i in (4, 5, 6, 7)),
     *(f"efficientnetv2{size}" for size in "ml"),
     *(f"convnext{size}" for size in ("base", "large", "xlarge")),
-    *("densenet201", "inceptionresnetv2", "nasnetlarge", "resnet152", "resnet152v2"),
+    *(
+        "densenet201",
+        "inceptionresnetv2",
+        "nasnetlarge",
+        "nasnetmobile",
+        "resnet152",
+        "resnet152v2",
+    ),
 }
 
 

@@ -265,12 +265,6 @@ def test_bad_presets_are_errors_in_words(offline, tmp_path):
         tl_unet.build_unet(f"hub:{tmp_path / 'vgg'}")
 
 
-def test_without_keras_hub_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "keras_hub", None)
-    with pytest.raises(ImportError, match=r'pip install "tl-unet\[hub\]"'):
-        tl_unet.build_unet("resnet18")
-
-
 @pytest.mark.slow
 def test_a_saved_model_loads_where_only_tl_unet_was_imported(tmp_path):
     model = small_unet(efficientnet)

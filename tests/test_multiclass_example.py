@@ -92,8 +92,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "model.keras").read_text() == "of `tl-unet train`"
 
 
-@pytest.mark.parametrize("wrong", [["--limit", "2"], ["--balance", "-1"], ["--epochs", "0"]])
-def test_wrong_options_are_refused(wrong, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        run(monkeypatch, *wrong)
-    assert wrong[0] in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--limit", "2"], "--limit at least 3"),
+        (["--balance", "-1"], "must not be negative"),
+        (["--epochs", "0"], "must be at least 1"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--weights", "nowhere.h5"], "nowhere.h5"),
+    ],
+)
+def test_wrong_options_are_refused(wrong, said, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, *wrong, "--output", tmp_path)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err.rsplit("error:", 1)[1]

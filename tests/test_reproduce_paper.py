@@ -652,9 +652,9 @@ def test_the_saved_model_predicts_what_figure_1_shows(small_run):
 
 @pytest.mark.parametrize("status", ["done", "diverged"])
 def test_resuming_a_finished_run_trains_nothing_and_writes_the_report_again(
-    status, small_run, monkeypatch
+    status, small_run, tmp_path, monkeypatch
 ):
-    output, _ = small_run
+    output = shutil.copytree(small_run[0], tmp_path / "run")
     results = json.loads((output / "results.json").read_text())
     results["models"]["unet"]["status"] = status
     (output / "results.json").write_text(json.dumps(results))

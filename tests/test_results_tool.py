@@ -70,6 +70,10 @@ def test_the_pages_have_the_marks_once(marks):
 KEPT = [name for name in study.STUDIES if (results.RESULTS / name).exists()]
 
 
+def test_the_kept_studies_are_found():
+    assert {"claim", "confounds", "corrected", "questions", "rate"} <= set(KEPT)
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_the_table_of_a_study_is_that_of_the_kept_runs(name):
     kept_table = (results.RESULTS / name / "table.md").read_text("utf-8")

@@ -1,5 +1,6 @@
 """Training from folders: its stages, its files, and that it can be stopped at any moment."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -137,6 +138,48 @@ def test_training_in_two_stages_writes_its_files_and_a_model_that_loads(tiny, pa
     assert [v["seconds_left"] for event, v in events if event == "epoch"][-1] == 0
 
 
+def test_what_a_training_is_told_reaches_its_model_and_its_pictures(
+    tiny, pairs, tmp_path, monkeypatch
+):
+    asked = {"model": [], "pictures": []}
+
+    def build(*args, **kwargs):
+        asked["model"].append(kwargs)
+        return tl_unet.build_unet(*args, **kwargs)
+
+    def read(*args, **kwargs):
+        asked["pictures"].append(kwargs)
+        return tl_unet.data.folders.image_mask_dataset(*args, **kwargs)
+
+    monkeypatch.setattr("tl_unet.training.epochs.build_unet", build)
+    monkeypatch.setattr("tl_unet.data.image_mask_dataset", read)
+    model_options = {"decoder": "residual", "decoder_filters": (6, 4), "normalization": "group"}
+    model_options |= {"upsampling": "bilinear", "dropout": 0.3}
+    chosen = options(pairs, weights=tiny, augment=False, batch_size=3, **model_options)
+    training = Training(RunFolder(tmp_path), chosen, split(chosen), lambda *a, **k: None)
+    model = training._model(True)
+    (given,) = asked["model"]
+    model_options["channels"] = given["input_shape"][-1]
+    assert {name: given.get(name, 3) for name in model_options} == model_options
+    loaded = tiny_backbone()
+    loaded.load_weights(tiny)
+    for ours, theirs in zip(
+        model.get_layer("encoder").get_weights(), loaded.get_weights(), strict=False
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    images = TrainingImages(RunFolder(tmp_path), chosen, split(chosen))
+    asked["pictures"].clear()
+    images.training_set(1)
+    (given,) = asked["pictures"]
+    assert (given["batch_size"], given["augment"], given["shuffle"]) == (3, False, True)
+    for name, value in {"mask_suffix": "_m", "recursive": True}.items():
+        asked["pictures"].clear()
+        other = dataclasses.replace(chosen, **{name: value})
+        with contextlib.suppress(ValueError):  # there are none of that suffix
+            split(other)
+        assert asked["pictures"][0][name] == value
+
+
 @pytest.mark.slow
 def test_a_training_stopped_after_every_epoch_gives_those_it_would_have_had(tiny, pairs, tmp_path):
     epochs = 3
@@ -169,7 +212,7 @@ def assert_same_history(folder, other):
             assert row[name] == pytest.approx(wanted[name], abs=1e-6), name
 
 
-KILLED = {"epochs": 4, "freeze_epochs": 2}
+KILLED = {"epochs": 12, "freeze_epochs": 2}  # enough for two signals to come in time
 
 CHILD = """
 import pathlib, sys

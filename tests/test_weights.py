@@ -105,7 +105,10 @@ def _module_of(function):
     return sys.modules[function.__module__]
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "nasnetmobile", "convnexttiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv2", pytest.param("nasnetmobile", marks=pytest.mark.slow), "convnexttiny"],
+)
 def test_imagenet_weights_come_through_keras_for_any_size(name, tmp_path, monkeypatch):
     """Keras would refuse unknown sides with ImageNet weights for some; the download is replaced by a local file."""
     spec = tl_unet.get_encoder_spec(name)
@@ -160,8 +163,6 @@ def test_a_missing_file_is_an_error(tmp_path):
     ("stored", "wanted"),
     [
         ("vgg19", "vgg16"),
-        ("vgg16", "vgg19"),
-        ("resnet101", "resnet50"),
         ("mobilenet", "mobilenetv2"),
     ],
 )
@@ -191,7 +192,11 @@ def test_a_file_that_is_no_weights_file_is_an_error(tmp_path):
 
 def test_a_file_that_fails_to_load_leaves_the_model_as_it_was(tmp_path):
     wrong = tmp_path / "wrong.weights.h5"
-    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]).save_weights(wrong)
+    other = tiny_backbone()
+    last = keras.layers.Conv2D(24, 3, strides=2, padding="same", use_bias=False)
+    x = last(other.get_layer("relu4").output)
+    x = keras.layers.BatchNormalization()(x)
+    keras.Model(other.inputs, x).save_weights(wrong)  # as many arrays; all but the last ones fit
     model = tiny_backbone()
     before = model.get_weights()
     with pytest.raises(ValueError, match="does not hold the weights"):
