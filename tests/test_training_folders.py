@@ -139,6 +139,8 @@ def test_pictures_of_one_patient_stay_on_one_side(tmp_path):
         split(dataclasses.replace(chosen, group="P"))
     with pytest.raises(ValueError, match="does not begin with what .group. matches"):
         split(dataclasses.replace(chosen, group="Q"))
+    with pytest.raises(ValueError, match="does not begin with"):
+        split(dataclasses.replace(chosen, group="P|(Q)"))
 
 
 def test_the_share_of_a_name_is_the_one_that_earlier_trainings_used():

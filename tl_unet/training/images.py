@@ -132,11 +132,12 @@ def _group(pattern, name) -> str:
     if pattern is None:
         return name
     found = re.match(pattern, name)
-    if found is None:
+    group = found and (found[1] if found.re.groups else found[0])
+    if group is None:
         raise ValueError(
             f"The name {name!r} does not begin with what `group` matches, {pattern!r}."
         )
-    return found[1] if found.re.groups else found[0]
+    return group
 
 
 def _digest(purpose, name) -> float:
