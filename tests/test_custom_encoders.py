@@ -135,26 +135,30 @@ def _unet_on(model):
     return tl_unet.build_unet(model, freeze=False, preprocessing=None, decoder_filters=(8, 4, 4))
 
 
+def _maps(model, image):
+    maps = _unet_on(model).get_layer("encoder")(image)
+    return [keras.ops.convert_to_numpy(feature_map) for feature_map in maps]
+
+
 def test_a_layer_that_is_called_again_counts_each_time(image):
+    image = image[:, :40, :64]
     relu, inputs = keras.layers.ReLU(), keras.Input((None, None, 3))
     shared = keras.Model(inputs, _convolved(inputs, lambda: relu))
     plain = keras.Model(inputs, _convolved(inputs, keras.layers.ReLU))
     plain.set_weights(shared.get_weights())
-    found, wanted = (
-        _unet_on(model).get_layer("encoder")(image[:, :40, :64]) for model in (shared, plain)
-    )
+    found = _maps(shared, image)
     assert [feature_map.shape[-1] for feature_map in found] == [8, 16, 32]
-    for ours, expected in zip(found, wanted, strict=True):
+    for ours, expected in zip(found, _maps(plain, image), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    np.testing.assert_array_equal(found[-1], shared(image[:, :40, :64]))
+    np.testing.assert_array_equal(found[-1], keras.ops.convert_to_numpy(shared(image)))
 
 
 def test_layers_of_another_model_are_taken_as_they_are_called_here(image):
-    inputs = keras.Input((None, None, 3))
+    image, inputs = image[:, :40, :64], keras.Input((None, None, 3))
     other = keras.Model(inputs, _convolved(inputs, keras.layers.ReLU))
     model = keras.Sequential([keras.Input((None, None, 3)), *other.layers[1:]])
-    found = _unet_on(model).get_layer("encoder")(image[:, :40, :64])
-    np.testing.assert_array_equal(found[-1], other(image[:, :40, :64]))
+    expected = keras.ops.convert_to_numpy(other(image))
+    np.testing.assert_array_equal(_maps(model, image)[-1], expected)
 
 
 def test_of_a_model_with_the_maps_inside_of_a_nested_one_the_inner_one_is_wanted():

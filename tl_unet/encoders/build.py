@@ -242,14 +242,11 @@ def _least_side(encoder, strides):
 
 def _find_taps(model):
     """The image, and `{stride: (tensor, padding)}`: the last tensor of each resolution in the order of the graph."""
-    image, tensors = _maps_in_order(model)
     known = model.inputs[0].shape[1:]
     height, width, channels = (
         side or other for side, other in zip(known, (256, 256, 3), strict=True)
     )
-    # The maps' sizes for an image of known size, as the model's own sides may be None.
-    probe = keras.Model(image, tensors)
-    sizes = probe.compute_output_spec(keras.KerasTensor((1, height, width, channels)))
+    image, tensors, sizes = _maps_in_order(model, (1, height, width, channels))
     exact, short = {}, {}
     for tensor, size in zip(tensors, sizes, strict=True):
         sides = size.shape[1:3]
@@ -265,8 +262,8 @@ def _find_taps(model):
     return image, {stride: tap for stride, tap in found.items() if _has_kernel(image, tap[0])}
 
 
-def _maps_in_order(model):
-    """The image and every batch of maps behind it, in the order of the graph.
+def _maps_in_order(model, shape):
+    """The image, every batch of maps behind it in the order of the graph, and their sizes for an image of a shape, as the model's own sides may be `None`.
 
     The `output` of a layer is that of its first call: of layers that are called again, in this model or another one, the maps are
     those of a copy of the graph over the same layers.
@@ -282,12 +279,15 @@ def _maps_in_order(model):
     # Not the model itself: of a compiled one, Keras would compile the copy.
     plain = keras.Model(model.inputs, model.outputs)
     copy = keras.models.clone_model(plain, clone_function=_same, call_function=call)
+    image = keras.KerasTensor(shape)
     if len({id(operation) for operation in operations}) == len(operations):
         maps = _only_maps(operation.output for operation in operations)
-        with contextlib.suppress(ValueError):  # they are of another model
-            keras.Model(model.inputs[0], maps)
-            return model.inputs[0], maps
-    return copy.inputs[0], _only_maps(copies)
+        # They may be of another model: Keras 3.10 notices only when it computes.
+        with contextlib.suppress(ValueError, KeyError):
+            probe = keras.Model(model.inputs[0], maps)
+            return model.inputs[0], maps, probe.compute_output_spec(image)
+    maps = _only_maps(copies)
+    return copy.inputs[0], maps, keras.Model(copy.inputs[0], maps).compute_output_spec(image)
 
 
 def _only_maps(outputs):
