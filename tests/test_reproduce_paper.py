@@ -259,7 +259,8 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch)
     assert experiment.Experiment(options(), tmp_path, "", moved).results["resumed_on"] == [
         elsewhere
     ]
-    moved["data"] = {part: {"pictures": 3} for part in ("train", "validation", "test")}
+    counts = {"pictures": 3, "foreground": None}
+    moved["data"] = dict.fromkeys(("train", "validation", "test"), counts)
     assert "; resumed on: 2 CPU" in report.page(moved).replace(f"{os.cpu_count()} CPU", "2 CPU")
 
 

@@ -64,7 +64,7 @@ class Experiment:
         }
         # A resumed run may have been given another number of epochs.
         asked = {"command": command, "configuration": dataclasses.asdict(options)}
-        self.results = (previous or fresh) | asked | {"status": "running"}
+        self.results = fresh | (previous or {}) | asked | {"status": "running"}
         machines = [self.results["environment"], *self.results.get("resumed_on", [])]
         if fresh["environment"] not in machines:
             self.results["resumed_on"] = [*machines[1:], fresh["environment"]]
