@@ -1,5 +1,8 @@
 """`cache_features` and `split_model`: the decoder learns on features that were computed once."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -263,6 +266,17 @@ def test_an_unknown_image_is_reported():
         cache.apply(Batches(*arrays(2, seed=1)))[0]
     with pytest.raises(tf.errors.OpError, match="2 of 2 images"):
         next(iter(cache.apply(tf_batches(*arrays(2, seed=1)))))
+
+
+def test_a_cache_is_freed_with_the_data_set_that_reads_it():
+    cache = tl_unet.FeatureCache(frozen()).add(arrays(2), verbose=0)
+    data, alive = cache.apply(tf_batches(*arrays(2))), weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert len(list(data)) > 0
+    del data
+    gc.collect()
+    assert alive() is None
 
 
 def test_an_endless_data_set_is_refused():

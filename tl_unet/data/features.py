@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tl_unet.data.pipeline import PROCESSORS, Reader, prefetched
+from tl_unet.data.pipeline import PROCESSORS, prefetched
+from tl_unet.data.reading import Reader
 
 
 def map_features(

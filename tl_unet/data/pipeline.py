@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ import tensorflow as tf
 from tl_unet.data.augment import augmentation
 from tl_unet.data.decoding import UnclearOrientation, decode_image, decode_mask, orientation, pillow
 from tl_unet.data.labels import LabelTable
+from tl_unet.data.reading import Reader
 from tl_unet.pictures import resize_picture, warn_once
 
 PROCESSORS = os.cpu_count() or 1
@@ -168,39 +168,6 @@ def _load_all(count, load, store, where, problems=(), check=_nothing):
 
 def _discard(index, pair):
     """Stores nothing: the pairs are only to be checked."""
-
-
-class Reader:
-    """What a data set calls to read its batches, and what lives as long as that data set and those made of it.
-
-    TensorFlow keeps what `tf.numpy_function` is given until the process ends, and with it all that it holds, such as decoded
-    images or a model. So that is given `call`, which holds nothing.
-
-    Args:
-        read: callable from arrays to arrays.
-    """
-
-    def __init__(self, read: Callable):
-        self.read = read
-
-    def call(self) -> Callable:
-        """A callable that reads for as long as this object lives."""
-        reference = weakref.ref(self)
-
-        def read(*arrays):
-            reader = reference()
-            if reader is None:
-                raise RuntimeError(
-                    "The images of this tf.data.Dataset are no longer in memory: keep the Subset it was made of."
-                )
-            return reader.read(*arrays)
-
-        return read
-
-    def kept_by(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The data set, which keeps this object; data sets made of it keep it in turn, and iterators theirs."""
-        dataset.reader = self
-        return dataset
 
 
 def _decoded_arrays(count, load, shape, folder, key, where, check):
