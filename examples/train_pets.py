@@ -80,12 +80,13 @@ class Seconds(keras.callbacks.Callback):
         logs["seconds"] = time.perf_counter() - self.begun
 
 
-def fit_stage(model, stage, arguments):
+def fit_stage(model, stage, arguments, parser):
     """Trains one stage from where an earlier call stopped, and leaves the model with the stage's best weights."""
     folder = arguments.output / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "history.csv"
-    data = load_data(arguments, stage)
+    with as_usage_errors(parser):
+        data = load_data(arguments, stage)
     plain = load_data(arguments, stage, augmented=False)["train"].dataset
     tl_unet.freeze_encoder(model) if stage.frozen else tl_unet.unfreeze_encoder(model)
     steps = len(data["train"].dataset)
@@ -323,15 +324,15 @@ def main():
     keras.config.set_dtype_policy(policy)
     with as_usage_errors(parser):
         model = build_model(recipe, arguments.weights)
-        data = load_data(arguments, stages[-1], augmented=False)
     histories, best = {}, {}
     for stage in stages:
-        histories[stage.name] = fit_stage(model, stage, arguments)
+        histories[stage.name] = fit_stage(model, stage, arguments, parser)
         best[stage.name] = model.get_weights()
     candidates = {name: best[name] for name in recipe.averaged or (stages[-1].name,)}
     if recipe.averaged:
         kept = zip(*candidates.values(), strict=True)
         candidates["mean"] = [np.mean(values, axis=0) for values in kept]
+    data = load_data(arguments, stages[-1], augmented=False)
     weights = choose(model, candidates, data)
     with replacing(path) as beside:
         model.save(beside)

@@ -298,6 +298,5 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (
-        float(done.stdout) < 50
-    )  # MiB; a copy of the image would have 103, one of the mask in float32 137
+    # MiB: a copy of the image would have 103, one of the mask in float32 137.
+    assert float(done.stdout) < 50
